@@ -1,0 +1,205 @@
+"""The whole configuration of a run: TOML read into frozen models. Names here are the names in the docs and on the command line.
+
+An unknown key fails and names its nearest neighbour. ``load(path, overrides)`` is the only way in; ``to_toml`` is what a run stores.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedquilt.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    dataset: str = Field(
+        "bazaar", description="name of a loader: bazaar, ml-100k, ml-1m, citeulike-t, amazon-sport-cloth, generic"
+    )
+    path: str = Field("", description="folder or file of the log; unused by bazaar")
+    num_users: int = Field(2000, ge=10, description="bazaar: users to generate")
+    num_items: int = Field(1000, ge=20, description="bazaar: items to generate")
+    seed: int = Field(0, description="bazaar: generator seed")
+    columns: dict[str, str] = Field(default_factory=dict, description="generic: our name -> the file's column name")
+
+
+class SplitConfig(_Section):
+    protocol: Literal["loo-full", "loo99", "rand-60-20-20"] = "loo-full"
+    cloud_share: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="share of global time that the cloud may see; 1 = all training clicks (warm cloud), 0 = none (pure federation)",
+    )
+    seed: int = Field(0, description="seed of random splits and of drawn negatives")
+
+
+class GraphConfig(_Section):
+    window: int = Field(5, ge=1, description="clicks within this distance in a user's order are co-clicked")
+    top_neighbours: int = Field(20, ge=1, description="co-click edges kept per item")
+    num_nodes: int = Field(48, ge=2, description="N, nodes of a local subgraph")
+    num_clicked: int = Field(
+        32, ge=1, description="how many of the N nodes are the user's latest clicks; the rest are their neighbours"
+    )
+    num_walks: int = Field(64, ge=1, description="random walks per item for visit counts")
+    walk_length: int = Field(2, ge=1, description="hops of a walk")
+
+
+class CloudConfig(_Section):
+    dim: int = Field(32, ge=2, description="F, width of item vectors")
+    use_ids: bool = True
+    use_features: bool = True
+    hidden: int = Field(64, ge=2, description="width of the item encoder's hidden layer")
+    num_layers: int = Field(2, ge=0, description="graph convolutions")
+    epochs: int = Field(30, ge=0)
+    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(1e-5, ge=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    patience: int = Field(5, ge=1, description="epochs without a better validation score before training stops")
+
+
+class PatchConfig(_Section):
+    parts: tuple[str, ...] = Field(("bottleneck", "item-bias"), description="bottleneck, item-bias, item-low-rank")
+    bottleneck: int = Field(8, ge=1, description="width of a bottleneck patch")
+    item_rank: int = Field(16, ge=1, description="rank of the item-low-rank patch")
+
+
+class MetaConfig(_Section):
+    inner_steps: int = Field(1, ge=0)
+    inner_learning_rate: float = Field(0.1, gt=0)
+    second_order: bool = True
+    num_support: int = Field(16, ge=1, description="S, earlier clicks of a user that the inner steps learn from")
+    num_query: int = Field(16, ge=1, description="Q, later clicks that the outer step learns from")
+    num_negatives: int = Field(0, ge=0, description="sampled negatives per click; 0 = softmax over all items")
+
+
+class FederationConfig(_Section):
+    rounds: int = Field(30, ge=0)
+    cohort_size: int = Field(500, ge=1, description="users drawn a round")
+    num_supernodes: int = Field(
+        4, ge=1, description="Flower nodes; each hosts the users whose client_id modulo num_supernodes is its own"
+    )
+    clipping_norm: float = Field(
+        0.5,
+        gt=0,
+        description="bound on the L2 norm of a user's update, applied on the device and again in the cloud; inf = none",
+    )
+    aggregator: str = "weighted-mean"
+    aggregator_options: dict[str, Any] = Field(default_factory=dict)
+    weighting: Literal["uniform", "num-examples"] = "uniform"
+    min_replies: int = Field(1, ge=1, description="usable updates below which a round fails")
+    wait_timeout_s: float = Field(120, gt=0, description="how long to wait for nodes before the first round")
+    round_deadline_s: float = Field(600, gt=0, description="also the TTL of a round's messages")
+    evaluate_every: int = Field(
+        10, ge=0, description="rounds between evaluations on validation clicks; 0 = only at the end"
+    )
+    checkpoint_every: int = Field(1, ge=1)
+
+
+class ServerOptimizerConfig(_Section):
+    name: str = Field("adam", description="sgd, momentum, adam, yogi")
+    learning_rate: float = Field(0.02, gt=0)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class EvaluationConfig(_Section):
+    ks: tuple[int, ...] = (5, 10, 20)
+    personal_steps: int = Field(1, ge=0, description="local steps on the device before the personal patch is judged")
+    personal_learning_rate: float = Field(0.1, gt=0)
+
+
+class Config(_Section):
+    name: str = "run"
+    seed: int = 0
+    engine: Literal["in-process", "ray"] = "in-process"
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    graph: GraphConfig = GraphConfig()
+    cloud: CloudConfig = CloudConfig()
+    patch: PatchConfig = PatchConfig()
+    meta: MetaConfig = MetaConfig()
+    federation: FederationConfig = FederationConfig()
+    server_optimizer: ServerOptimizerConfig = ServerOptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def hash(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="python"))
+
+
+def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Defaults, then the TOML file, then ``key=value`` overrides, whose value is TOML (a bare word is a string)."""
+    tree: dict[str, Any] = _read(Path(path)) if path else {}
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree)
+
+
+def parse(tree: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"configuration {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration {path}: not valid TOML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r}: expected key=value, for example federation.rounds=20")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+    tree[last] = _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {item['msg']}; got {item.get('input')!r}"
+    *parents, last = item["loc"]
+    known = list(_section(parents).model_fields)
+    near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
+    prefix = "".join(f"{p}." for p in parents)
+    hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key '{where}': {hint}"
+
+
+def _section(parents: Iterable[Any]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for parent in parents:
+        annotation = section.model_fields[str(parent)].annotation
+        section = next(
+            (t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)), Config
+        )
+    return section

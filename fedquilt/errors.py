@@ -1,0 +1,29 @@
+"""Errors that a user can act on: each says what is wrong, where, and what to change."""
+
+
+class FedquiltError(Exception):
+    """Base of every error that the command line prints without a traceback."""
+
+
+class ConfigError(FedquiltError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(FedquiltError):
+    """A log cannot be read; the message names file, line and what was expected."""
+
+
+class SpecMismatchError(FedquiltError):
+    """Two sides hold different patch layouts or different code."""
+
+
+class UnknownNameError(FedquiltError):
+    """A registry holds nothing under this name."""
+
+
+class FederationError(FedquiltError):
+    """A round or a run cannot go on (no nodes, no usable replies, deadline)."""
+
+
+class RunError(FedquiltError):
+    """A run folder is missing, damaged or does not fit what was asked."""
