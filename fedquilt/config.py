@@ -1,6 +1,7 @@
-"""The whole configuration of a run: TOML read into frozen models. Names here are the names in the docs and on the command line.
+"""The whole configuration of a run: TOML read into frozen models.
 
-An unknown key fails and names its nearest neighbour. ``load(path, overrides)`` is the only way in; ``to_toml`` is what a run stores.
+Names here are the names in the docs and on the command line. An unknown key fails and names its nearest neighbour.
+``load(path, overrides)`` is the only way in; ``to_toml`` is what a run stores.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class SplitConfig(_Section):
         0.6,
         ge=0,
         le=1,
-        description="share of global time that the cloud may see; 1 = all training clicks (warm cloud), 0 = none (pure federation)",
+        description="share of global time that the cloud may see: 1 = all training clicks (warm), 0 = none (pure)",
     )
     seed: int = Field(0, description="seed of random splits and of drawn negatives")
 

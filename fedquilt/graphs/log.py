@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,9 @@ class LoadReport:
 class InteractionLog:
     """C clicks of ``num_users`` users on ``num_items`` items.
 
-    ``users_C`` is non-decreasing; within a user clicks are in time order (ties keep the row order of the file). ``times_C`` is in
-    seconds, or None for a log without time, whose order is the row order. ``user_ids`` and ``item_ids`` are the ids of the source.
+    ``users_C`` is non-decreasing; within a user clicks are in time order (ties keep the row order of the file).
+    ``times_C`` is in seconds, or None for a log without time, whose order is the row order. ``user_ids`` and
+    ``item_ids`` are the ids of the source.
     """
 
     name: str
@@ -69,7 +71,7 @@ class InteractionLog:
 
     def where(self, mask_C: np.ndarray) -> InteractionLog:
         """The same users and items, only the clicks that ``mask_C`` keeps."""
-        pick = {
+        pick: dict[str, Any] = {
             name: None if (array := getattr(self, name)) is None else array[mask_C]
             for name in ("users_C", "items_C", "times_C", "ratings_C", "domains_C")
         }
