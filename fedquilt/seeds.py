@@ -1,8 +1,8 @@
 """Randomness is an argument: every draw is keyed by (run seed, round, client id, use).
 
 Two forms. ``generator_for`` gives a numpy generator for one key. ``uniforms_for`` gives one independent row of numbers
-per client, computed for a whole cohort at once; a row depends on its own key only, so results do not depend on how users
-are grouped into supernodes or batches.
+per client, computed for a whole cohort at once; a row depends on its own key only, so results do not depend on how
+users are grouped into supernodes or batches.
 """
 
 from __future__ import annotations

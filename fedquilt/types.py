@@ -80,8 +80,8 @@ class Cohort:
     """U users' local subgraphs, padded to N nodes, with disjoint support and query sets.
 
     ``nodes_UN`` are item indices (0 where ``node_mask_UN`` is False). ``recency_UN`` is 0 for the latest click in the
-    subgraph, 1 for the one before, ..., and -1 for a neighbour that the user has not clicked. ``edges_UNN`` are co-click
-    weights, float32, zero where there is no edge; rows and columns of padding are zero.
+    subgraph, 1 for the one before, ..., and -1 for a neighbour that the user has not clicked. ``edges_UNN`` are
+    co-click weights, float32, zero where there is no edge; rows and columns of padding are zero.
     """
 
     client_ids_U: np.ndarray

@@ -1,7 +1,7 @@
 """How a log becomes training clicks and held-out clicks. Every split names its protocol and has a hash.
 
-``train`` is what the devices hold. ``cloud`` is the part of it that the cloud may see: everything (warm cloud), the part
-before a point in global time (stale cloud), or nothing (pure federation).
+``train`` is what the devices hold. ``cloud`` is the part of it that the cloud may see: everything (warm cloud), the
+part before a point in global time (stale cloud), or nothing (pure federation).
 """
 
 from __future__ import annotations
