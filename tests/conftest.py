@@ -1,0 +1,19 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real logs beside the checkout (or ``FEDQUILT_DATA``)."""
+    folder = Path(os.environ.get("FEDQUILT_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real logs: no folder {folder} (set FEDQUILT_DATA)")
+    return folder
