@@ -1,7 +1,7 @@
 """What a device does with a patch, apart from talking to Flower: the seam between the ClientApp and the learning.
 
-``client.app`` parses a message, calls a ``LocalTask`` and replies. ``client.recommend`` is the recommender; a benchmark or a
-test may bring a task of its own and run through the whole path.
+``client.app`` parses a message, calls a ``LocalTask`` and replies. ``client.recommend`` is the recommender; a benchmark
+or a test may bring a task of its own and run through the whole path.
 """
 
 from __future__ import annotations
