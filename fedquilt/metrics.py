@@ -108,7 +108,7 @@ def _allowed(seen: Any, rows_B: np.ndarray, targets_B: np.ndarray, num_items: in
         return None
     if isinstance(seen, tuple):
         allowed_BI = np.ones((len(rows_B), num_items), bool)
-        block_rows, items = ragged(*seen, rows_B)
+        block_rows, items = ragged(seen[0], seen[1], rows_B)
         allowed_BI[block_rows, items] = False
     else:
         allowed_BI = ~as_numpy(seen)[rows_B].astype(bool)
