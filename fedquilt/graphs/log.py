@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class InteractionLog:
 
     ``users_C`` is non-decreasing; within a user clicks are in time order (ties keep the row order of the file).
     ``times_C`` is in seconds, or None for a log without time, whose order is the row order. ``user_ids`` and
-    ``item_ids`` are the ids of the source.
+    ``item_ids`` are the ids of the source. ``source`` is the folder that frozen splits may lie in.
     """
 
     name: str
@@ -44,6 +45,7 @@ class InteractionLog:
     item_features_IF: np.ndarray | None = None
     feature_names: tuple[str, ...] = ()
     report: LoadReport = field(default_factory=LoadReport)
+    source: Path | None = None
 
     def __len__(self) -> int:
         return len(self.users_C)
