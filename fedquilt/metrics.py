@@ -276,6 +276,18 @@ def worst_decile(values_U: np.ndarray) -> float:
     return float(np.partition(values_U, count - 1)[:count].mean())
 
 
+def popularity_groups(counts: np.ndarray) -> np.ndarray:
+    """int8 labels 0 head, 1 mid, 2 tail of items by clicks, or of users by activity.
+
+    Sorted by count (ties by index): head is the first fifth, tail the last half, mid what lies between.
+    """
+    order = np.argsort(-counts, kind="stable")
+    labels = np.ones(len(counts), np.int8)
+    labels[order[: len(counts) // 5]] = 0
+    labels[order[len(counts) - len(counts) // 2 :]] = 2
+    return labels
+
+
 def summarise(per_user: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Means over all users and over groups: {"all": {"users": n, metric: mean, "worst-decile <metric>": ...}, ...}.
 

@@ -1,0 +1,190 @@
+"""Tables from the counts that devices sent back: per variant, by group of items and of users, with the canary first.
+
+Devices answer with rank counts, not scores: for each variant ("base" = flag off, "global" = the federated patch,
+"personal" = the personal patch) ``greater_<variant>`` and ``ties_<variant>`` [H], one row per held-out click, beside
+``client_ids`` and ``items`` [H] and, where asked for, ``top_<variant>`` [H, K], the items a user would be shown.
+A variant called "canary" holds the counts of constant scores; it is checked and never printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from fedquilt.errors import FederationError
+from fedquilt.graphs.splits import HeldOut, Split, new_to_cloud
+from fedquilt.metrics import (
+    canary,
+    chance,
+    coverage,
+    gini,
+    popularity_groups,
+    rank_counts,
+    rank_counts_sampled,
+    ranking_metrics,
+    require_chance,
+    summarise,
+)
+from fedquilt.runs import RunFolder
+
+Arrays = Mapping[str, np.ndarray]
+Part = Literal["valid", "test"]
+EVALUATION = "evaluation.npz"
+_CANARY_SCORES = 8_000_000  # drawn at most; keeps the canary near 0.1 s
+
+
+def evaluate(run: RunFolder, arrays: Arrays, split: Split, ks: Sequence[int]) -> dict[str, Any]:
+    """``evaluation_tables`` of the test part; what they are made from is stored in the run as ``evaluation.npz``."""
+    labelled = label(arrays, split, "test")
+    run.write_arrays(EVALUATION, **labelled)
+    return tables_of(labelled, ks)
+
+
+def evaluation_tables(arrays: Arrays, split: Split, ks: Sequence[int], part: Part = "test") -> dict[str, Any]:
+    """{"protocol": {...}, "users": n, "chance": {...}, "tables": {variant: {group: {metric: value}}}}.
+
+    Errors: FederationError for clicks that were not held out or were answered twice; MetricError from the canary.
+    """
+    return tables_of(label(arrays, split, part), ks)
+
+
+def label(arrays: Arrays, split: Split, part: Part) -> dict[str, np.ndarray]:
+    """The arrays, checked, with what is needed to read them without the log: groups, candidates, protocol, hash."""
+    held_out = split.valid if part == "valid" else split.test
+    found_H = _require_held_out(arrays, held_out, split.train.num_items)
+    run_canary(split, part)
+    candidates_H = num_candidates(split, part)[found_H]
+    _require_possible(arrays, candidates_H)
+    client_ids_H, items_H = arrays["client_ids"], arrays["items"]
+    return {
+        **{name: np.asarray(array) for name, array in arrays.items() if not name.endswith("_canary")},
+        "candidates": candidates_H,
+        "group_items": popularity_groups(split.train.popularity_I)[items_H],
+        "group_users": popularity_groups(np.diff(split.train.offsets))[client_ids_H],
+        "new_to_cloud": new_to_cloud(split)[client_ids_H],
+        "protocol": np.array(split.protocol),
+        "protocol_hash": np.array(split.hash),
+        "num_items": np.array(split.train.num_items),
+        "held_out": np.array(len(held_out)),
+    }
+
+
+def tables_of(labelled: Arrays, ks: Sequence[int]) -> dict[str, Any]:
+    """Tables from labelled arrays alone (a stored ``evaluation.npz``), at any K."""
+    users = len(np.unique(labelled["client_ids"]))
+    return {
+        "protocol": {"name": str(labelled["protocol"]), "hash": str(labelled["protocol_hash"])},
+        "users": users,
+        "held_out": int(labelled["held_out"]),
+        "answered": len(labelled["client_ids"]),
+        "chance": {f"HR@{k}": float(chance(labelled["candidates"], k).mean()) for k in ks},
+        "tables": {variant: _table(labelled, variant, ks) for variant in variants_of(labelled)},
+    }
+
+
+def variants_of(arrays: Arrays) -> list[str]:
+    return [name.removeprefix("greater_") for name in arrays if name.startswith("greater_")]
+
+
+def per_user(labelled: Arrays, variant: str, ks: Sequence[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """({metric: [U]}, positions [U] of each user's first click), users in the order of their client ids."""
+    _, first_U = np.unique(labelled["client_ids"], return_index=True)
+    counts = labelled[f"greater_{variant}"], labelled[f"ties_{variant}"]
+    return ranking_metrics(*counts, ks, labelled["client_ids"]), first_U
+
+
+def _table(labelled: Arrays, variant: str, ks: Sequence[int]) -> dict[str, dict[str, float]]:
+    """By activity and newness each user counts once; by popularity of the item each held-out click does."""
+    values, first_U = per_user(labelled, variant, ks)
+    by_user = {"users": labelled["group_users"][first_U], "new-to-cloud": labelled["new_to_cloud"][first_U]}
+    table = summarise(values, by_user | {"known-to-cloud": ~by_user["new-to-cloud"]})
+    clicks = ranking_metrics(labelled[f"greater_{variant}"], labelled[f"ties_{variant}"], ks)
+    by_item = summarise(clicks, {"items": labelled["group_items"]})
+    table |= {name: row for name, row in by_item.items() if name != "all"}
+    if f"top_{variant}" in labelled:
+        top_UK = labelled[f"top_{variant}"][first_U]
+        for k in (k for k in ks if k <= top_UK.shape[1]):
+            table["all"] |= {
+                f"coverage@{k}": coverage(top_UK[:, :k], int(labelled["num_items"])),
+                f"gini@{k}": gini(top_UK[:, :k], int(labelled["num_items"])),
+            }
+    return table
+
+
+# --- what makes the numbers trustworthy -----------------------------------------------------------------------------
+
+
+def run_canary(split: Split, part: Part) -> None:
+    """The rank count of this protocol on random and on constant scores; MetricError unless both sit at chance."""
+    held_out = split.valid if part == "valid" else split.test
+    some = slice(0, max(100, _CANARY_SCORES // split.train.num_items))
+    candidates_H = num_candidates(split, part)[some]
+    if not len(candidates_H):
+        raise FederationError(f"protocol {split.protocol} holds out no {part} clicks: nobody has enough clicks")
+    if held_out.negatives_HM is not None:
+        shape = len(candidates_H), held_out.negatives_HM.shape[1] + 1
+        canary(lambda scores: rank_counts_sampled(scores[:, 0], scores[:, 1:]), shape, candidates_H)
+        return
+    users, rows_H = np.unique(held_out.users_H[some], return_inverse=True)
+    seen = _rows(*seen_items(split, part), users)
+    targets_H, shape = held_out.items_H[some], (len(users), split.train.num_items)
+    canary(lambda scores: rank_counts(scores, targets_H, rows_H, seen), shape, candidates_H)
+
+
+def seen_items(split: Split, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """CSR (offsets [U + 1], items) of what never competes: training clicks, and for the test also validation clicks."""
+    users, items = [split.train.users_C], [split.train.items_C]
+    if part == "test":
+        users.append(split.valid.users_H)
+        items.append(split.valid.items_H)
+    users_C, items_C = np.concatenate(users), np.concatenate(items)
+    order = np.argsort(users_C, kind="stable")
+    offsets = np.searchsorted(users_C[order], np.arange(split.train.num_users + 1))
+    return offsets, items_C[order]
+
+
+def num_candidates(split: Split, part: Part) -> np.ndarray:
+    """int64 [H]: items that compete for each held-out click, itself included."""
+    held_out = split.valid if part == "valid" else split.test
+    if held_out.negatives_HM is not None:
+        return np.full(len(held_out), held_out.negatives_HM.shape[1] + 1)
+    offsets, items = seen_items(split, part)
+    keys = np.unique(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * split.train.num_items + items)
+    seen_U = np.bincount(keys // split.train.num_items, minlength=split.train.num_users)
+    again_H = np.isin(held_out.users_H * split.train.num_items + held_out.items_H, keys)
+    return split.train.num_items - seen_U[held_out.users_H] + again_H
+
+
+def _rows(offsets: np.ndarray, items: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    parts = [items[offsets[user] : offsets[user + 1]] for user in users]
+    return np.concatenate(([0], np.cumsum([len(part) for part in parts]))), np.concatenate(parts)
+
+
+def _require_held_out(arrays: Arrays, held_out: HeldOut, num_items: int) -> np.ndarray:
+    """Positions in ``held_out`` of the answered clicks."""
+    asked_H = held_out.users_H * num_items + held_out.items_H
+    answered_H = arrays["client_ids"] * num_items + arrays["items"]
+    order = np.argsort(asked_H)
+    found_H = order[np.minimum(np.searchsorted(asked_H, answered_H, sorter=order), len(asked_H) - 1)]
+    strange_H = asked_H[found_H] != answered_H
+    if strange_H.any():
+        raise FederationError(f"evaluation: {strange_H.sum()} answers are for clicks that were not held out")
+    if len(np.unique(found_H)) < len(found_H):
+        raise FederationError("evaluation: a held-out click was answered twice; is a client hosted by two nodes?")
+    return found_H
+
+
+def _require_possible(arrays: Arrays, candidates_H: np.ndarray) -> None:
+    for variant in variants_of(arrays):
+        worst_H = arrays[f"greater_{variant}"] + arrays[f"ties_{variant}"] + 1
+        if (worst_H > candidates_H).any():
+            raise FederationError(
+                f"evaluation: variant {variant!r} ranks a click at {worst_H.max()} of at most {candidates_H.max()} "
+                "candidates; devices and cloud disagree about what competes"
+            )
+    if "greater_canary" in arrays:
+        require_chance(
+            arrays["greater_canary"], arrays["ties_canary"], candidates_H, what="the devices' constant scorer"
+        )
