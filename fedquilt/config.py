@@ -30,6 +30,7 @@ class DataConfig(_Section):
     path: str = Field("", description="folder or file of the log; unused by bazaar")
     num_users: int = Field(2000, ge=10, description="bazaar: users to generate")
     num_items: int = Field(1000, ge=20, description="bazaar: items to generate")
+    mean_clicks: float = Field(50, ge=5, description="bazaar: clicks a user, on average")
     seed: int = Field(0, description="bazaar: generator seed")
     columns: dict[str, str] = Field(default_factory=dict, description="generic: our name -> the file's column name")
 

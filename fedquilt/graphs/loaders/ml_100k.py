@@ -78,7 +78,7 @@ def _with_features(log: InteractionLog, folder: Path) -> InteractionLog:
     else:
         return log
     nothing: tuple[str, float, list[str]] = ("", np.nan, [])
-    rows = [described.get(int(item), nothing) for item in log.item_ids]
+    rows = [described.get(int(item), nothing) for item in np.asarray(log.item_ids)]
     genres_IG, names = multi_hot([genres for _, _, genres in rows])
     years_I1 = standardised(np.array([year for _, year, _ in rows], np.float64))
     return replace(
