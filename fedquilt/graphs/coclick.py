@@ -1,0 +1,132 @@
+"""The global co-click graph: windowed over each user's ordered clicks, weighted, symmetric, pruned; CSR.
+
+weight(i, j) = sum over pairs of clicks on i and j of one user, d <= window places apart in that user's order, of 1 / d.
+
+Items are taken band by band, so that memory stays bounded whatever the log: a band is a range of items with at most
+``max_pairs`` co-click pairs (or a single item). Everything in a band is one sort of 64-bit keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from fedquilt.errors import ConfigError, DataError
+from fedquilt.graphs.log import InteractionLog
+
+MAX_PAIRS = 1 << 21  # per band: 16 MiB of keys, about 100 MiB with all temporaries
+
+
+@dataclass(frozen=True, eq=False)
+class CoClickGraph:
+    """CSR over items: indptr int64 [I + 1], indices int32 [E], weights float32 [E]; E counts both directions.
+
+    Symmetric to the bit, no self-loops. A row is sorted by weight, largest first, equal weights by item id. An edge is
+    kept when either end has it among its ``top_neighbours``; so the first ``top_neighbours`` entries of a row are that
+    item's own choice, the others are items that chose it, and E <= 2 · I · top_neighbours.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    weights: np.ndarray
+    num_items: int
+
+    @property
+    def num_edges(self) -> int:
+        return len(self.indices)
+
+    @property
+    def bytes_per_edge(self) -> float:
+        """Memory over stored (directed) edges: 8, and an edge's share of ``indptr``."""
+        return (self.indptr.nbytes + self.indices.nbytes + self.weights.nbytes) / max(self.num_edges, 1)
+
+    def row(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbours of an item and their weights, heaviest first."""
+        part = slice(self.indptr[item], self.indptr[item + 1])
+        return self.indices[part], self.weights[part]
+
+    def to_scipy(self) -> sparse.csr_array:
+        """A copy (scipy sorts columns in place, which would break the order by weight)."""
+        shape = (self.num_items, self.num_items)
+        return sparse.csr_array((self.weights, self.indices, self.indptr), shape=shape, copy=True)
+
+
+def build_coclick(log: InteractionLog, window: int, top_neighbours: int, max_pairs: int = MAX_PAIRS) -> CoClickGraph:
+    """The co-click graph of a log; O(C · window · log) time, O(C + I · top_neighbours + max_pairs) memory."""
+    if window < 1 or top_neighbours < 1 or max_pairs < 1:
+        raise ConfigError(f"graph: window, top_neighbours and max_pairs must be >= 1; got {window}, {top_neighbours}")
+    if log.num_items < 1:
+        raise DataError(f"log {log.name}: no items, so no co-click graph")
+    if log.num_items**2 * window >= 2**63:
+        raise DataError(f"log {log.name}: {log.num_items} items do not fit 64-bit pair keys with window {window}")
+    chosen = [
+        heaviest_per_row(*_band_edges(log, window, first, last), top_neighbours)
+        for first, last in _bands(log.popularity_I * (2 * window), max_pairs)
+    ]
+    rows, columns, weights = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
+    return _union_of_directions(rows, columns, weights, log.num_items)
+
+
+def _bands(pairs_I: np.ndarray, max_pairs: int) -> list[tuple[int, int]]:
+    """Ranges of items with at most ``max_pairs`` pairs each, or one item."""
+    ends_I, bands, first = np.cumsum(pairs_I), [], 0
+    while first < len(pairs_I):
+        before = ends_I[first - 1] if first else 0
+        last = max(int(np.searchsorted(ends_I, before + max_pairs, side="right")), first + 1)
+        bands.append((first, last))
+        first = last
+    return bands
+
+
+def _band_edges(log: InteractionLog, window: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and weights of all co-click edges out of items first .. last - 1, by row, then column.
+
+    A key is (row, column, distance): equal pairs come together with their distances in order, so that an edge and its
+    reverse sum the same numbers in the same order.
+    """
+    items, users, num_items = log.items_C, log.users_C, log.num_items
+    clicks = np.flatnonzero((items >= first) & (items < last))
+    keys = []
+    for offset in (*range(-window, 0), *range(1, window + 1)):
+        here = clicks[clicks >= -offset] if offset < 0 else clicks[: np.searchsorted(clicks, len(items) - offset)]
+        there = here + offset
+        same = (users[here] == users[there]) & (items[here] != items[there])
+        pair = (items[here[same]].astype(np.int64) - first) * num_items + items[there[same]]
+        keys.append(pair * window + (abs(offset) - 1))
+    key = np.sort(np.concatenate(keys))
+    pair, distance = np.divmod(key, window)
+    starts = np.flatnonzero(np.diff(pair, prepend=-1))
+    if not len(starts):
+        return pair, pair, pair.astype(np.float32)
+    weights = np.add.reduceat(1.0 / (distance + 1), starts)
+    rows, columns = np.divmod(pair[starts], num_items)
+    return rows + first, columns, weights.astype(np.float32)
+
+
+def heaviest_per_row(
+    rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, top: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ``top`` heaviest entries of every row (input and output by row; equal weights: the smaller column)."""
+    order = _by_row_then_weight(rows, weights)
+    rows = rows[order]
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    rank = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
+    keep = rank < top
+    return rows[keep], columns[order[keep]], weights[order[keep]]
+
+
+def _by_row_then_weight(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Stable order by row, then weight descending; positive floats are ordered like their bits."""
+    return np.argsort((rows.astype(np.int64) << 32) - weights.view(np.int32), kind="stable")
+
+
+def _union_of_directions(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, num_items: int) -> CoClickGraph:
+    forward, backward = rows * np.int64(num_items) + columns, columns * np.int64(num_items) + rows
+    keys, first = np.unique(np.concatenate([forward, backward]), return_index=True)
+    both = np.concatenate([weights, weights])[first]
+    rows, columns = np.divmod(keys, num_items)
+    order = _by_row_then_weight(rows, both)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_items))]).astype(np.int64)
+    return CoClickGraph(indptr, columns[order].astype(np.int32), both[order], num_items)

@@ -1,0 +1,163 @@
+"""Which neighbours matter: random-walk visit counts and personalised PageRank on the co-click graph.
+
+Both give, for S seeds, the T most important other items with weights that sum to 1: the table behind importance
+pooling (PinSage, Ying et al. 2018, arXiv:1806.01973) and behind local subgraphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from fedquilt.errors import ConfigError, DataError
+from fedquilt.graphs.coclick import CoClickGraph, heaviest_per_row
+
+_WALKERS = 1 << 18  # at a time
+_PPR_SEEDS = 1024  # at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """items_ST int32, most important first (equal: smaller id), -1 where there are fewer than T; weights_ST float32.
+
+    A row's weights sum to 1, or to 0 for a seed that reaches nothing. The seed itself is never in its row.
+    """
+
+    items_ST: np.ndarray
+    weights_ST: np.ndarray
+
+    @property
+    def mask_ST(self) -> np.ndarray:
+        return self.items_ST >= 0
+
+    def __len__(self) -> int:
+        return len(self.items_ST)
+
+
+def visit_counts(
+    graph: CoClickGraph,
+    seeds_S: np.ndarray,
+    num_walks: int,
+    walk_length: int,
+    generator: np.random.Generator,
+    top: int,
+    restart: float = 0.0,
+) -> Neighbourhoods:
+    """How often ``num_walks`` walks of ``walk_length`` hops from each seed visit each other item, the ``top`` most.
+
+    P(i -> j) = weight(i, j) / sum_k weight(i, k); before each hop a walker returns to its seed with probability
+    ``restart``. Every arrival counts, except at the seed. Same generator state and seeds, same result.
+    """
+    if num_walks < 1 or walk_length < 1 or top < 1 or not 0 <= restart < 1:
+        raise ConfigError(
+            f"graph: need num_walks, walk_length, top >= 1 and 0 <= restart < 1; "
+            f"got {num_walks}, {walk_length}, {top}, {restart}"
+        )
+    steps = _Steps.of(graph)
+
+    def walk(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = np.repeat(np.arange(len(seeds)), num_walks)
+        starts, rows = seeds[rows], rows[steps.can_leave[seeds[rows]]]
+        starts = starts[steps.can_leave[starts]]
+        at, visited = starts, []
+        for _ in range(walk_length):
+            if restart:
+                at = np.where(generator.random(len(at)) < restart, starts, at)
+            at = steps.hop(at, generator)
+            visited.append((rows * graph.num_items + at)[at != starts])
+        keys, counts = np.unique(np.concatenate(visited), return_counts=True)
+        return *np.divmod(keys, graph.num_items), counts
+
+    return _top_in_chunks(graph, seeds_S, walk, max(1, _WALKERS // num_walks), top)
+
+
+def ppr(graph: CoClickGraph, seeds_S: np.ndarray, alpha: float, top: int, tolerance: float = 1e-4) -> Neighbourhoods:
+    """Personalised PageRank by forward push, the ``top`` largest: pi = alpha · sum_k (1 - alpha)^k · e_seed P^k.
+
+    ``alpha`` is the probability of stopping. All residuals above ``tolerance`` are pushed at once, as one sparse
+    product for all seeds, until none is left (Andersen, Chung and Lang 2006); what is not pushed is the error: every
+    entry is too small by at most the seed's remaining residual, which goes to 0 with ``tolerance``.
+    """
+    if not 0 < alpha < 1 or top < 1 or not 0 < tolerance < 1:
+        raise ConfigError(f"graph: need 0 < alpha < 1, top >= 1, 0 < tolerance < 1; got {alpha}, {top}, {tolerance}")
+    transitions = _transitions(graph)
+
+    def push(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shape = (len(seeds), graph.num_items)
+        residual = sparse.csr_array((np.ones(len(seeds)), seeds, np.arange(len(seeds) + 1)), shape=shape)
+        estimate = sparse.csr_array(shape)
+        while (active := _above(residual, tolerance)).nnz:
+            estimate = estimate + alpha * active
+            residual = (residual - active) + (1 - alpha) * (active @ transitions)
+        estimate.sort_indices()
+        rows = np.repeat(np.arange(len(seeds)), np.diff(estimate.indptr))
+        others = estimate.indices != seeds[rows]
+        return rows[others], estimate.indices[others], estimate.data[others]
+
+    return _top_in_chunks(graph, seeds_S, push, _PPR_SEEDS, top)
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Inverse-transform sampling of all rows at once: entry e of row i ends at i + P(row i, entries up to e)."""
+
+    graph: CoClickGraph
+    ends_E: np.ndarray
+    can_leave: np.ndarray
+
+    @classmethod
+    def of(cls, graph: CoClickGraph) -> _Steps:
+        degrees_I = np.diff(graph.indptr)
+        rows_E = np.repeat(np.arange(graph.num_items), degrees_I)
+        running = np.concatenate([[0], np.cumsum(graph.weights, dtype=np.float64)])
+        before_E, total_E = (
+            running[graph.indptr[rows_E]],
+            (running[graph.indptr[1:]] - running[graph.indptr[:-1]])[rows_E],
+        )
+        return cls(graph, rows_E + (running[1:] - before_E) / total_E, degrees_I > 0)
+
+    def hop(self, at: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        edges = np.searchsorted(self.ends_E, at + generator.random(len(at)), side="right")
+        # Rounding can carry a draw near 0 or 1 over the end of its row.
+        return self.graph.indices[np.clip(edges, self.graph.indptr[at], self.graph.indptr[at + 1] - 1)].astype(np.int64)
+
+
+def _transitions(graph: CoClickGraph) -> sparse.csr_array:
+    """Row-stochastic P, float64; the row of an isolated item is empty."""
+    matrix = graph.to_scipy().astype(np.float64)
+    totals_I = matrix.sum(axis=1)
+    matrix.data /= np.repeat(totals_I, np.diff(matrix.indptr))
+    return matrix
+
+
+def _above(matrix: sparse.csr_array, threshold: float) -> sparse.csr_array:
+    kept = matrix.copy()
+    kept.data[kept.data <= threshold] = 0
+    kept.eliminate_zeros()
+    return kept
+
+
+def _top_in_chunks(
+    graph: CoClickGraph,
+    seeds_S: np.ndarray,
+    scores: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    chunk: int,
+    top: int,
+) -> Neighbourhoods:
+    """``scores`` maps seeds to (row, item, score) sorted by row, then item; the largest are kept and normalised."""
+    seeds_S = np.asarray(seeds_S, np.int64)
+    if seeds_S.size and not 0 <= seeds_S.min() <= seeds_S.max() < graph.num_items:
+        raise DataError(f"seeds {seeds_S.min()} .. {seeds_S.max()} in a graph of {graph.num_items} items")
+    items_ST = np.full((len(seeds_S), top), -1, np.int32)
+    weights_ST = np.zeros((len(seeds_S), top), np.float32)
+    for start in range(0, len(seeds_S), chunk):
+        rows, items, values = scores(seeds_S[start : start + chunk])
+        rows, items, values = heaviest_per_row(rows, items, values.astype(np.float32), top)
+        ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        totals = np.bincount(rows, values)
+        items_ST[start + rows, ranks] = items
+        weights_ST[start + rows, ranks] = values / totals[rows]
+    return Neighbourhoods(items_ST, weights_ST)
