@@ -26,14 +26,14 @@ CHUNK_USERS = 20_000
 _MIN_DRAWS = 4
 _MAX_DRAWS_OVER_MEAN = 12
 _SIGMA = 0.9  # of the log-normal number of clicks
-_REPEATS = 1.3  # clicks drawn for each that is kept
+_REPEATS = 1.5  # clicks drawn for each that is kept
 _SESSION_CONTINUES = 0.8
 _INTEREST_WEIGHTS = np.array([0.5, 0.8, 1.0])  # cumulative, of a user's three interests
 _INTEREST_EPOCHS = 2.0  # times that an interest is redrawn over the whole span
-_P_EXPLORE = 0.15  # sessions outside the user's interests
-_P_FAVOURITE = 0.5  # sessions that start in the niche that a user prefers within the topic
+_P_EXPLORE = 0.1  # sessions outside the user's interests
+_P_FAVOURITE = 0.7  # sessions that start in the niche that a user prefers within the topic
 _P_STEP = 0.25  # clicks that move on to a neighbouring niche
-_P_ANYWHERE = 0.25  # clicks on whatever is popular
+_P_ANYWHERE = 0.1  # clicks on whatever is popular
 
 
 @dataclass(frozen=True)
