@@ -1,0 +1,29 @@
+"""``fedquilt evaluate RUN``: the tables of a finished run, at any K."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Json, print_json
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    ks: Annotated[list[int] | None, typer.Option("--k", min=1, help="List length; repeat for several.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild a run's tables from its per-user file."""
+    from cli.tables import results_table
+    from fedquilt.runs import RunFolder
+    from server.evaluate import EVALUATION, tables_of
+
+    folder = RunFolder.open(run)
+    lengths = tuple(sorted(set(ks))) if ks else folder.config.evaluation.ks
+    results = tables_of(folder.read_arrays(EVALUATION), lengths)
+    if as_json:
+        print_json(results)
+    else:
+        results_table(results, tuple(f"{name}@{k}" for name in ("HR", "NDCG") for k in lengths))

@@ -1,0 +1,46 @@
+"""``fedquilt``: one file a verb. Nothing heavy is imported before a verb runs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from cli import compare, data, doctor, evaluate, runs, simulate
+from fedquilt import __version__
+from fedquilt.errors import FedquiltError
+
+app = typer.Typer(
+    name="fedquilt",
+    help="Device-cloud graph recommendation: a cloud model, kilobyte patches on devices, a federation on Flower.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (simulate.simulate, data.data, evaluate.evaluate, compare.compare, runs.runs, doctor.doctor):
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if show:
+        typer.echo(f"fedquilt {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Errors of ours are told in a sentence: exit code 2, no traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=arguments)
+    except FedquiltError as error:
+        if "--json" in arguments:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        typer.secho(f"{type(error).__name__}: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

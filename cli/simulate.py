@@ -1,0 +1,85 @@
+"""``fedquilt simulate``: data, cloud training, federation, evaluation, report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import ConfigFile, Json, Overrides, Root, print_json
+from fedquilt.errors import FedquiltError, RunError
+
+if TYPE_CHECKING:
+    from fedquilt.runs import RunFolder
+
+
+def simulate(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    out: Root = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run where it stopped.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Run this many times, with seed, seed + 1, ...")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a cloud model, run a federation of devices, evaluate, write a report."""
+    runs = [_resumed(resume, config, overrides, seeds)] if resume else _created(config, overrides, out, seeds)
+    results = [_run(run, as_json) for run in runs]
+    if as_json:
+        print_json(results[0] if len(results) == 1 else _with_seeds(results))
+        return
+    from cli.tables import results_table, seeds_table
+
+    for result in results:
+        results_table(result["results"])
+        typer.echo(f"run     {result['run']}\nreport  {result['report']}")
+    if len(results) > 1:
+        seeds_table(_with_seeds(results)["over_seeds"])
+
+
+def _created(config: Path | None, overrides: list[str] | None, out: Path, seeds: int) -> list[RunFolder]:
+    from fedquilt.config import load
+    from fedquilt.runs import RunFolder
+
+    loaded = load(config, overrides or ())
+    return [
+        RunFolder.create(out, loaded.model_copy(update={"seed": seed}))
+        for seed in range(loaded.seed, loaded.seed + seeds)
+    ]
+
+
+def _resumed(path: Path, config: Path | None, overrides: list[str] | None, seeds: int) -> RunFolder:
+    from fedquilt.runs import RunFolder
+
+    if config or overrides or seeds != 1:
+        raise RunError("a resumed run keeps its own configuration: leave out --config, --set and --seeds")
+    return RunFolder.open(path)
+
+
+def _run(run: RunFolder, quiet: bool) -> dict[str, Any]:
+    """One run to its end. Whatever stops it, the folder says so and can be resumed."""
+    from cli.progress import progress
+    from cli.report import write_report
+    from server.simulate import simulate as run_simulation
+
+    run.set_status("running", pid=os.getpid())
+    try:
+        with progress(quiet) as report:
+            results = run_simulation(run.config, run, report)
+        path = write_report(run)
+    except KeyboardInterrupt:
+        run.set_status("interrupted")
+        typer.echo(f"\nstopped; go on with:  fedquilt simulate --resume {run.path}", err=True)
+        raise typer.Exit(130) from None
+    except FedquiltError as error:
+        run.set_status("failed", error=str(error))
+        raise
+    run.set_status("done")
+    return {"run": str(run.path), "report": str(path), "results": results}
+
+
+def _with_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
+    from server.compare import over_seeds
+
+    return {"runs": results, "over_seeds": over_seeds([result["results"]["tables"] for result in results])}

@@ -1,0 +1,73 @@
+"""Results as terminal tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cli.options import new_table, number, print_table
+
+SHOWN = ("HR@10", "NDCG@10")
+GROUP_NAMES = {
+    "all": "all users",
+    "users/head": "most active users (top 20 %)",
+    "users/mid": "users between",
+    "users/tail": "least active users (half)",
+    "items/head": "popular items (top 20 %)",
+    "items/mid": "items between",
+    "items/tail": "rare items (half)",
+    "known-to-cloud": "known to the cloud",
+    "new-to-cloud": "new to the cloud",
+}
+VARIANT_NAMES = {"base": "cloud only", "global": "federated patch", "personal": "personal patch"}
+
+
+def results_table(results: Mapping[str, Any], metrics: tuple[str, ...] = SHOWN) -> None:
+    """Variants side by side, one row per group."""
+    tables = results["tables"]
+    present = [metric for metric in metrics if metric in next(iter(tables.values()))["all"]]
+    columns = [f"{VARIANT_NAMES.get(variant, variant)}\n{metric}" for metric in present for variant in tables]
+    protocol = results["protocol"]
+    table = new_table(f"{protocol['name']}, protocol {protocol['hash']}", "", "users", *columns)
+    for group in known_groups(tables):
+        rows = [tables[variant].get(group, {}) for variant in tables]
+        values = [number(row.get(metric)) for metric in present for row in rows]
+        table.add_row(GROUP_NAMES.get(group, group), number(rows[0].get("users")), *values)
+    print_table(table)
+
+
+def known_groups(tables: Mapping[str, Any]) -> list[str]:
+    """Groups of the first variant, in the order in which people read them."""
+    found = next(iter(tables.values()))
+    return [group for group in GROUP_NAMES if group in found] + [group for group in found if group not in GROUP_NAMES]
+
+
+def seeds_table(tables: Mapping[str, Any], metrics: tuple[str, ...] = SHOWN) -> None:
+    """Mean ± standard deviation over seeds, all users."""
+    present = [metric for metric in metrics if metric in next(iter(tables.values()))["all"]]
+    table = new_table("over seeds, all users", "", *present)
+    for variant, groups in tables.items():
+        cells = [f"{groups['all'][metric]['mean']:.4f} ± {groups['all'][metric]['std']:.4f}" for metric in present]
+        table.add_row(VARIANT_NAMES.get(variant, variant), *cells)
+    print_table(table)
+
+
+def comparison_table(result: Mapping[str, Any]) -> None:
+    """B minus A with interval and p: every metric over all users, one metric by group."""
+    names = [f"{side['run']} ({side['variant']})" for side in (result["a"], result["b"])]
+    title = f"A = {names[0]}\nB = {names[1]}\n{result['users']:,} users, {result['protocol']['name']}"
+    table = new_table(title, "", "users", "A", "B", "B − A", "95 % interval", "p", "better", "worse")
+    for name, row in result["metrics"].items():
+        _add(table, name, row)
+    table.add_section()
+    for name, row in result["groups"].items():
+        _add(table, f"{result['metric']}, {GROUP_NAMES.get(name, name)}", row)
+    print_table(table)
+
+
+def _add(table: Any, name: str, row: Mapping[str, float]) -> None:
+    interval = f"{row['low']:+.4f} … {row['high']:+.4f}"
+    p = "<1e-4" if row["p"] < 1e-4 else f"{row['p']:.4f}"
+    shares = [f"{100 * row[key]:.0f} %" for key in ("better", "worse")]
+    values = [number(row["a"]), number(row["b"]), f"{row['difference']:+.4f}"]
+    table.add_row(name, number(int(row["users"])), *values, interval, p, *shares)
