@@ -74,55 +74,66 @@ def visit_counts(
     return _top_in_chunks(graph, seeds_S, walk, max(1, _WALKERS // num_walks), top)
 
 
-def ppr(graph: CoClickGraph, seeds_S: np.ndarray, alpha: float, top: int, tolerance: float = 1e-4) -> Neighbourhoods:
-    """Personalised PageRank by forward push, the ``top`` largest: pi = alpha · sum_k (1 - alpha)^k · e_seed P^k.
+def ppr(graph: CoClickGraph, seeds_S: np.ndarray, alpha: float, top: int, num_hops: int = 2) -> Neighbourhoods:
+    """Personalised PageRank within ``num_hops``: pi = alpha · sum_{k <= num_hops} (1 - alpha)^k · e_seed P^k.
 
-    ``alpha`` is the probability of stopping. All residuals above ``tolerance`` are pushed at once, as one sparse
-    product for all seeds, until none is left (Andersen, Chung and Lang 2006); what is not pushed is the error: every
-    entry is too small by at most the seed's remaining residual, which goes to 0 with ``tolerance``.
+    ``alpha`` is the probability of stopping before each hop. Power iteration on sparse rows, all seeds of a chunk in
+    one product a hop; what lies beyond ``num_hops`` has mass (1 - alpha)^(num_hops + 1), so that many hops give the
+    untruncated vector. Source: Page et al. 1999, with the restart of Haveliwala 2002.
     """
-    if not 0 < alpha < 1 or top < 1 or not 0 < tolerance < 1:
-        raise ConfigError(f"graph: need 0 < alpha < 1, top >= 1, 0 < tolerance < 1; got {alpha}, {top}, {tolerance}")
+    if not 0 < alpha < 1 or top < 1 or num_hops < 1:
+        raise ConfigError(f"graph: need 0 < alpha < 1, top >= 1, num_hops >= 1; got {alpha}, {top}, {num_hops}")
     transitions = _transitions(graph)
 
-    def push(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        shape = (len(seeds), graph.num_items)
-        residual = sparse.csr_array((np.ones(len(seeds)), seeds, np.arange(len(seeds) + 1)), shape=shape)
-        estimate = sparse.csr_array(shape)
-        while (active := _above(residual, tolerance)).nnz:
-            estimate = estimate + alpha * active
-            residual = (residual - active) + (1 - alpha) * (active @ transitions)
-        estimate.sort_indices()
-        rows = np.repeat(np.arange(len(seeds)), np.diff(estimate.indptr))
-        others = estimate.indices != seeds[rows]
-        return rows[others], estimate.indices[others], estimate.data[others]
+    def spread(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        reached = transitions[seeds] * (1 - alpha)
+        total = reached
+        for _ in range(num_hops - 1):
+            reached = (reached @ transitions) * (1 - alpha)
+            total = total + reached
+        total.sort_indices()
+        rows = np.repeat(np.arange(len(seeds)), np.diff(total.indptr))
+        others = total.indices != seeds[rows]
+        return rows[others], total.indices[others], alpha * total.data[others]
 
-    return _top_in_chunks(graph, seeds_S, push, _PPR_SEEDS, top)
+    return _top_in_chunks(graph, seeds_S, spread, _PPR_SEEDS, top)
 
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """Inverse-transform sampling of all rows at once: entry e of row i ends at i + P(row i, entries up to e)."""
+    """Inverse-transform sampling of all rows at once: entry e of row i ends at i + P(row i, entries up to e).
+
+    ``guide_E`` (Chen and Asau 1974) cuts a row of d entries into d equal parts and holds the entry in which each part
+    begins, so that a draw scans one or two entries instead of searching all of them.
+    """
 
     graph: CoClickGraph
     ends_E: np.ndarray
+    guide_E: np.ndarray
     can_leave: np.ndarray
 
     @classmethod
     def of(cls, graph: CoClickGraph) -> _Steps:
-        degrees_I = np.diff(graph.indptr)
+        indptr, degrees_I = graph.indptr, np.diff(graph.indptr)
         rows_E = np.repeat(np.arange(graph.num_items), degrees_I)
         running = np.concatenate([[0], np.cumsum(graph.weights, dtype=np.float64)])
-        before_E, total_E = (
-            running[graph.indptr[rows_E]],
-            (running[graph.indptr[1:]] - running[graph.indptr[:-1]])[rows_E],
-        )
-        return cls(graph, rows_E + (running[1:] - before_E) / total_E, degrees_I > 0)
+        total_I = running[indptr[1:]] - running[indptr[:-1]]
+        ends_E = rows_E + (running[1:] - running[indptr[rows_E]]) / total_I[rows_E]
+        parts_E = rows_E + (np.arange(graph.num_edges) - indptr[rows_E]) / degrees_I[rows_E]
+        guide_E = np.minimum(np.searchsorted(ends_E, parts_E, side="right"), indptr[rows_E + 1] - 1)
+        return cls(graph, ends_E, guide_E, degrees_I > 0)
 
     def hop(self, at: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        edges = np.searchsorted(self.ends_E, at + generator.random(len(at)), side="right")
-        # Rounding can carry a draw near 0 or 1 over the end of its row.
-        return self.graph.indices[np.clip(edges, self.graph.indptr[at], self.graph.indptr[at + 1] - 1)].astype(np.int64)
+        """One neighbour for every walker; ``at`` int64, items that can be left."""
+        uniform = generator.random(len(at))
+        first, last = self.graph.indptr[at], self.graph.indptr[at + 1] - 1
+        edges = self.guide_E[np.minimum(first + (uniform * (last - first + 1)).astype(np.int64), last)]
+        target = at + uniform
+        late = np.flatnonzero(self.ends_E[edges] <= target)
+        while len(late := late[edges[late] < last[late]]):  # rounding must not carry a draw over the end of its row
+            edges[late] += 1
+            late = late[self.ends_E[edges[late]] <= target[late]]
+        return self.graph.indices[edges].astype(np.int64)
 
 
 def _transitions(graph: CoClickGraph) -> sparse.csr_array:
@@ -131,13 +142,6 @@ def _transitions(graph: CoClickGraph) -> sparse.csr_array:
     totals_I = matrix.sum(axis=1)
     matrix.data /= np.repeat(totals_I, np.diff(matrix.indptr))
     return matrix
-
-
-def _above(matrix: sparse.csr_array, threshold: float) -> sparse.csr_array:
-    kept = matrix.copy()
-    kept.data[kept.data <= threshold] = 0
-    kept.eliminate_zeros()
-    return kept
 
 
 def _top_in_chunks(
