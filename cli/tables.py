@@ -10,12 +10,12 @@ from cli.options import new_table, number, print_table
 SHOWN = ("HR@10", "NDCG@10")
 GROUP_NAMES = {
     "all": "all users",
-    "users/head": "most active users (top 20 %)",
-    "users/mid": "users between",
-    "users/tail": "least active users (half)",
-    "items/head": "popular items (top 20 %)",
-    "items/mid": "items between",
-    "items/tail": "rare items (half)",
+    "users/head": "most active third of users",
+    "users/mid": "middle third of users",
+    "users/tail": "least active third of users",
+    "items/head": "head items (top 20 % of clicks)",
+    "items/mid": "items in the middle",
+    "items/tail": "tail items (last 20 % of clicks)",
     "known-to-cloud": "known to the cloud",
     "new-to-cloud": "new to the cloud",
 }

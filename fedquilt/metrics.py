@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from fedquilt.errors import FedquiltError
+from fedquilt.graphs.groups import GROUP_NAMES
 
 METRICS = ("HR", "NDCG", "Recall", "MRR")
-POPULARITY_NAMES = ("head", "mid", "tail")
 _BLOCK_BYTES = 1 << 18  # one block of comparison results stays in a core's second-level cache
 
 Counts = tuple[np.ndarray, np.ndarray]
@@ -276,22 +276,10 @@ def worst_decile(values_U: np.ndarray) -> float:
     return float(np.partition(values_U, count - 1)[:count].mean())
 
 
-def popularity_groups(counts: np.ndarray) -> np.ndarray:
-    """int8 labels 0 head, 1 mid, 2 tail of items by clicks, or of users by activity.
-
-    Sorted by count (ties by index): head is the first fifth, tail the last half, mid what lies between.
-    """
-    order = np.argsort(-counts, kind="stable")
-    labels = np.ones(len(counts), np.int8)
-    labels[order[: len(counts) // 5]] = 0
-    labels[order[len(counts) - len(counts) // 2 :]] = 2
-    return labels
-
-
 def summarise(per_user: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Means over all users and over groups: {"all": {"users": n, metric: mean, "worst-decile <metric>": ...}, ...}.
 
-    An int8 group holds 0 head, 1 mid, 2 tail (anything else: nobody) and gives "<name>/head" and so on; a bool group
+    An integer group holds 0 head, 1 mid, 2 tail (anything else: nobody) and gives "<name>/head" and so on; a bool group
     gives "<name>". Groups without users are left out.
     """
     masks = {"all": np.ones(len(next(iter(per_user.values()))), bool)}
@@ -299,7 +287,7 @@ def summarise(per_user: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarra
         if labels.dtype == bool:
             masks[name] = labels
         else:
-            masks |= {f"{name}/{part}": labels == value for value, part in enumerate(POPULARITY_NAMES)}
+            masks |= {f"{name}/{part}": labels == value for value, part in enumerate(GROUP_NAMES)}
     tables = {name: _means(per_user, mask) for name, mask in masks.items() if mask.any()}
     tables["all"] |= {f"worst-decile {name}": worst_decile(values) for name, values in per_user.items()}
     return tables

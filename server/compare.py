@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedquilt.errors import RunError
-from fedquilt.metrics import POPULARITY_NAMES
+from fedquilt.graphs.groups import GROUP_NAMES
 from fedquilt.runs import RunFolder
 from fedquilt.seeds import generator_for
 from server.evaluate import EVALUATION, per_user, variants_of
@@ -125,9 +125,7 @@ def _user_groups(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if len(first_U) == len(stored["client_ids"]):
         labels["items"] = stored["group_items"][first_U]
     masks = {
-        f"{name}/{part}": values == index
-        for name, values in labels.items()
-        for index, part in enumerate(POPULARITY_NAMES)
+        f"{name}/{part}": values == index for name, values in labels.items() for index, part in enumerate(GROUP_NAMES)
     }
     new_U = stored["new_to_cloud"][first_U]
     masks |= {"new-to-cloud": new_U, "known-to-cloud": ~new_U}

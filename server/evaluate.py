@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 
 from fedquilt.errors import FederationError
+from fedquilt.graphs.groups import item_groups, user_groups
 from fedquilt.graphs.splits import HeldOut, Split, new_to_cloud
 from fedquilt.metrics import (
     canary,
     chance,
     coverage,
     gini,
-    popularity_groups,
     rank_counts,
     rank_counts_sampled,
     ranking_metrics,
@@ -61,8 +61,8 @@ def label(arrays: Arrays, split: Split, part: Part) -> dict[str, np.ndarray]:
     return {
         **{name: np.asarray(array) for name, array in arrays.items() if not name.endswith("_canary")},
         "candidates": candidates_H,
-        "group_items": popularity_groups(split.train.popularity_I)[items_H],
-        "group_users": popularity_groups(np.diff(split.train.offsets))[client_ids_H],
+        "group_items": item_groups(split.train)[items_H].astype(np.int8),
+        "group_users": user_groups(split.train)[client_ids_H].astype(np.int8),
         "new_to_cloud": new_to_cloud(split)[client_ids_H],
         "protocol": np.array(split.protocol),
         "protocol_hash": np.array(split.hash),
@@ -180,8 +180,10 @@ def _require_possible(arrays: Arrays, candidates_H: np.ndarray) -> None:
     for variant in variants_of(arrays):
         worst_H = arrays[f"greater_{variant}"] + arrays[f"ties_{variant}"] + 1
         if (worst_H > candidates_H).any():
+            first = int(np.argmax(worst_H > candidates_H))
             raise FederationError(
-                f"evaluation: variant {variant!r} ranks a click at {worst_H.max()} of at most {candidates_H.max()} "
+                f"evaluation: variant {variant!r} ranks a click of client {arrays['client_ids'][first]} at "
+                f"{worst_H[first]} of {candidates_H[first]} "
                 "candidates; devices and cloud disagree about what competes"
             )
     if "greater_canary" in arrays:

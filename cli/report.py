@@ -1,0 +1,243 @@
+"""``report.html``: one file that says what a run did, readable offline and on paper."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from cli import plots
+from cli.tables import GROUP_NAMES, VARIANT_NAMES, known_groups
+from fedquilt import __version__
+from fedquilt.runs import RESULTS, RunFolder, replace_file
+from server.compare import bootstrap_interval
+from server.evaluate import EVALUATION, per_user
+
+_ORDER = ("base", "global", "personal")
+_PANELS = {
+    "everybody": {"all": "all users"},
+    "users by activity": {"users/head": "most\nactive", "users/mid": "middle", "users/tail": "least\nactive"},
+    "target items by popularity": {"items/head": "head", "items/mid": "mid", "items/tail": "tail"},
+    "the cloud": {"known-to-cloud": "knows\nthe user", "new-to-cloud": "does not"},
+}
+
+
+def write_report(run: RunFolder) -> Path:
+    """Write the report from what the folder holds; parts that the run did not reach are left out."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"bytes": plots.human_bytes}
+    html = environment.get_template("report.html.j2").render(gather(run))
+    replace_file(run.report_path, html.encode())
+    return run.report_path
+
+
+def gather(run: RunFolder) -> dict[str, Any]:
+    """Everything the template shows, as plain values and SVG strings."""
+    config = run.config
+    k = 10 if 10 in config.evaluation.ks else config.evaluation.ks[0]
+    metric = f"NDCG@{k}"
+    results = run.read_json(RESULTS) if (run.path / RESULTS).exists() else {}
+    tables = {variant: results["tables"][variant] for variant in _variants(results)}
+    rounds, device = run.records("round"), (run.records("device") or [{}])[-1]
+    gain = _gain(run, list(tables), k) if len(tables) > 1 else None
+    return {
+        "name": run.name,
+        "config": config,
+        "config_toml": config.to_toml(),
+        "config_hash": config.hash(),
+        "status": run.status,
+        "results": results,
+        "metric": metric,
+        "hit": f"HR@{k}",
+        "k": k,
+        "gain": gain,
+        "tiles": _tiles(tables, gain, rounds, device, k),
+        "tables": tables,
+        "groups": _group_rows(tables, (f"HR@{k}", metric)),
+        "beyond": _beyond(tables, config.evaluation.ks),
+        "figures": _figures(run, tables, rounds, device, gain, metric),
+        "rounds": [_round_row(record) for record in rounds],
+        "rejected": Counter(item["reason"] for record in rounds for item in record.get("rejected", ())).most_common(),
+        "device": device,
+        "whole_model_note": _whole_model_note(rounds, device),
+        "variant_names": VARIANT_NAMES,
+        "environment": _environment(),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _variants(results: Mapping[str, Any]) -> list[str]:
+    found = results.get("tables", {})
+    return [name for name in _ORDER if name in found] + [name for name in found if name not in _ORDER]
+
+
+def _gain(run: RunFolder, variants: list[str], k: int) -> dict[str, Any] | None:
+    """Paired comparison of the first variant with the last, user by user."""
+    if not (run.path / EVALUATION).exists():
+        return None
+    stored = run.read_arrays(EVALUATION)
+    before, after = (per_user(stored, variant, [k])[0][f"NDCG@{k}"] for variant in (variants[0], variants[-1]))
+    change_U = after - before
+    low, high = bootstrap_interval(change_U)
+    return {
+        "users": len(change_U),
+        "a": float(before.mean()),
+        "b": float(after.mean()),
+        "difference": float(change_U.mean()),
+        "low": low,
+        "high": high,
+        "measurable": low > 0 or high < 0,
+        "better": float((change_U > 0).mean()),
+        "worse": float((change_U < 0).mean()),
+        "from": VARIANT_NAMES.get(variants[0], variants[0]),
+        "to": VARIANT_NAMES.get(variants[-1], variants[-1]),
+        "relative": float(change_U.mean() / before.mean()) if before.any() else None,
+        "gains_U": change_U,
+    }
+
+
+def _tiles(
+    tables: Mapping[str, Any], gain: Mapping[str, Any] | None, rounds: list[dict[str, Any]], device: Any, k: int
+) -> list[dict[str, str]]:
+    """The handful of figures that people look for first."""
+    tiles = []
+    if gain:
+        relative = f"{gain['relative']:+.1%}".replace("%", " %") if gain["relative"] is not None else "–"
+        note = f"NDCG@{k} {gain['a']:.4f} → {gain['b']:.4f}"
+        tiles.append({"value": relative, "label": f"{gain['to']}, all users", "note": note})
+        last, first = list(tables)[-1], next(iter(tables))
+        for group, label in (("users/tail", "least active third"), ("users/head", "most active third")):
+            if group in tables[first]:
+                before, after = (tables[variant][group][f"NDCG@{k}"] for variant in (first, last))
+                note = f"NDCG@{k} {before:.4f} → {after:.4f}"
+                tiles.append({"value": f"{after - before:+.4f}", "label": label, "note": note})
+    sent = [record["bytes_up"] / record["replies"] for record in rounds if record.get("replies")]
+    if sent:
+        share = f"{np.mean(sent) / device['model_bytes']:.1%} of the whole model" if "model_bytes" in device else ""
+        value = plots.human_bytes(float(np.mean(sent)))
+        tiles.append({"value": value, "label": "sent by a device per round", "note": share.replace("%", " %")})
+    return tiles
+
+
+def _group_rows(tables: Mapping[str, Any], metrics: tuple[str, ...]) -> list[dict[str, Any]]:
+    """One row per group; the best variant of each metric is marked."""
+    rows = []
+    for group in known_groups(tables) if tables else ():
+        cells = []
+        for metric in metrics:
+            values = [tables[variant].get(group, {}).get(metric) for variant in tables]
+            best = max((value for value in values if value is not None), default=None)
+            cells += [{"value": value, "best": value is not None and value == best} for value in values]
+        users = next(iter(tables.values())).get(group, {}).get("users", 0)
+        rows.append({"name": GROUP_NAMES.get(group, group), "users": users, "cells": cells})
+    return rows
+
+
+def _beyond(tables: Mapping[str, Any], ks: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Coverage, Gini and the worst decile, one row a measure."""
+    names = [f"{measure}@{k}" for measure in ("coverage", "gini") for k in ks]
+    names += [f"worst-decile NDCG@{k}" for k in ks]
+    rows = [{"name": name, "values": [table["all"].get(name) for table in tables.values()]} for name in names]
+    return [row for row in rows if any(value is not None for value in row["values"])]
+
+
+def _figures(
+    run: RunFolder, tables: Mapping[str, Any], rounds: list[Any], device: Any, gain: Any, metric: str
+) -> dict[str, str]:
+    """SVG by name; a figure without data is absent."""
+    figures: dict[str, str] = {}
+    if epochs := run.records("cloud"):
+        figures["cloud"] = plots.cloud_curve(epochs)
+    if curves := _curves(run, metric):
+        figures["federation"] = plots.federation_curves(curves, metric)
+    if losses := [record for record in rounds if "query_loss_after" in record.get("metrics", {})]:
+        figures["losses"] = plots.query_losses(losses)
+    if tables:
+        held = {title: _present(tables, labels) for title, labels in _PANELS.items()}
+        figures["groups"] = plots.groups(tables, metric, {title: labels for title, labels in held.items() if labels})
+    if gain:
+        figures["gains"] = plots.gain_histogram(gain["gains_U"], metric)
+    if rounds:
+        figures["bytes"] = plots.bytes_by_round(rounds)
+    if named := _sizes(rounds, device):
+        figures["sizes"] = plots.sizes(named)
+    return figures
+
+
+def _present(tables: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
+    return {key: label for key, label in labels.items() if all(key in table for table in tables.values())}
+
+
+def _curves(run: RunFolder, metric: str) -> dict[str, list[tuple[int, float]]]:
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for record in run.records("evaluation"):
+        for variant, table in record["tables"].items() if record.get("part") == "valid" else ():
+            curves.setdefault(variant, []).append((record["round"], table["all"][metric]))
+    return {
+        name: curves[name] for name in sorted(curves, key=lambda v: _ORDER.index(v) if v in _ORDER else len(_ORDER))
+    }
+
+
+def _sizes(rounds: list[Mapping[str, Any]], device: Mapping[str, Any]) -> dict[str, float]:
+    """Bytes per device: what travels, what rides along, what lies on the device, what stays in the cloud."""
+    named: dict[str, float] = {}
+    for key, name in (("bytes_up", "patch, up per round"), ("bytes_down", "patch, down per round")):
+        values = [record[key] / record["replies"] for record in rounds if record.get("replies")]
+        if values:
+            named[name] = float(np.mean(values))
+    subgraph = device.get("subgraph_bytes", {})
+    named |= {f"subgraph, {form}": float(size) for form, size in subgraph.items()}
+    for key, name in (("kernel_bytes", "graph kernel"), ("model_bytes", "whole model")):
+        if device.get(key):
+            named[name] = float(device[key])
+    return {name: size for name, size in named.items() if size > 0}
+
+
+def _whole_model_note(rounds: list[Mapping[str, Any]], device: Mapping[str, Any]) -> str:
+    """What the same rounds would have cost with the whole model in place of the patch."""
+    if not rounds or not device.get("model_bytes"):
+        return "Whole rounds, all devices together"
+    whole = device["model_bytes"] * float(np.mean([record.get("replies") or 0 for record in rounds]))
+    return f"All devices together; the whole model would take {plots.human_bytes(whole)} each way"
+
+
+def _round_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A round for the table; what a record lacks is None."""
+    replies, metrics, norm = record.get("replies") or 0, record.get("metrics", {}), record.get("update_norm", {})
+    reasons = Counter(item["reason"] for item in record.get("rejected", ()))
+    return {
+        "round": record["round"],
+        "replies": replies,
+        "rejected": sum(reasons.values()),
+        "reasons": "; ".join(f"{count} × {reason}" if count > 1 else reason for reason, count in reasons.items()),
+        "seconds": record.get("seconds"),
+        "up": record["bytes_up"] / replies if replies else None,
+        "down": record["bytes_down"] / replies if replies else None,
+        "before": metrics.get("query_loss_before"),
+        "after": metrics.get("query_loss_after"),
+        "norm": norm.get("median"),
+        "clipped": norm.get("clipped_share"),
+    }
+
+
+def _environment() -> dict[str, str]:
+    facts = {"fedquilt": __version__, "python": platform.python_version(), "platform": platform.platform(terse=True)}
+    for package in ("flwr", "torch", "torch-geometric", "numpy", "scipy", "ray"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "absent"
+    return facts
