@@ -130,14 +130,22 @@ def _visits(bazaar: Bazaar, users: np.ndarray) -> _Visits:
     founder_U = own[:, 2] < 0.35
     join_U = np.where(founder_U, 0.1, 0.96) * own[:, 3]
     stay_U = (0.99 - join_U) * own[:, 4]
-    wait_M = -np.log1p(-uniforms_at(bazaar.seed, users_M, places_M, "bazaar/wait"))
-    since_M = np.cumsum(np.where(new_M & (places_M > 0), wait_M, 0.0))
+    idle_M = uniforms_at(bazaar.seed, users_M, places_M, "bazaar/wait")
+    # Whole ticks: a running sum of floats would round differently in another chunk.
+    ticks_M = np.where(new_M & (places_M > 0), -np.log1p(-idle_M) * 2.0**32, 0.0).astype(np.int64)
+    since_M = np.cumsum(ticks_M)
     since_M -= np.repeat(since_M[rows_U], counts_U)
     total_U = since_M[rows_U + counts_U - 1]
-    reading_M = (places_M + wait_M) * (60.0 / SPAN_S)  # about a minute a click
-    pace_U = stay_U / np.maximum(total_U, 1e-9)
+    reading_M = (places_M + idle_M) * _reading_share(bazaar.mean_clicks)
+    pace_U = stay_U / np.maximum(total_U, 1)
     shares_M = np.repeat(join_U, counts_U) + since_M * np.repeat(pace_U, counts_U) + reading_M
     return _Visits(users_M, places_M, starts_M, shares_M)
+
+
+def _reading_share(mean_clicks: float) -> float:
+    """A minute a click as a share of the span, less where the most active user would outlast the span."""
+    most_draws = mean_clicks * _REPEATS * _MAX_DRAWS_OVER_MEAN
+    return min(60.0 / SPAN_S, 0.009 / (most_draws + 1))
 
 
 def _counts(mean_clicks: float, first_U: np.ndarray, second_U: np.ndarray) -> np.ndarray:
@@ -161,9 +169,7 @@ def _niches(bazaar: Bazaar, world: World, visits: _Visits, buckets_M: np.ndarray
     return np.where(step_M >= 1 - _P_ANYWHERE, -1, niches_M)
 
 
-def _topics(
-    bazaar: Bazaar, world: World, visits: _Visits, buckets_M: np.ndarray, sessions: np.ndarray
-) -> np.ndarray:
+def _topics(bazaar: Bazaar, world: World, visits: _Visits, buckets_M: np.ndarray, sessions: np.ndarray) -> np.ndarray:
     """A session's topic: one of the user's interests of that time, or whatever trends."""
     users_S, places_S, buckets_S = visits.users_M[sessions], visits.places_M[sessions], buckets_M[sessions]
     pick_S, explore_S, trend_S = (

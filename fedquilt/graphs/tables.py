@@ -49,7 +49,8 @@ def read_delimited(
             encoding="utf8-lossy",
         )
     except pl.exceptions.PolarsError as error:
-        raise DataError(_ragged(path, separator) or f"{path}: not a delimited table: {error}") from None
+        reason = _bad_line(path, separator, quote) or f"{path}: not a delimited table: {str(error).splitlines()[0]}"
+        raise DataError(reason) from None
     if names is not None and table.width < len(names):
         raise DataError(f"{path}, line 1: {table.width} columns, expected {len(names)}: {', '.join(names)}")
     if table.height == 0:
@@ -57,13 +58,17 @@ def read_delimited(
     return table
 
 
-def _ragged(path: Path, separator: str) -> str:
+def _bad_line(path: Path, separator: str, quote: str | None) -> str:
+    """What the first line that fits neither the quotes nor the number of columns of line 1 has wrong, or nothing."""
     with path.open(encoding="utf-8", errors="replace") as lines:
-        counts = enumerate((line.count(separator) + 1 for line in lines), start=1)
-        _, expected = next(counts, (1, 0))
-        for line, count in counts:
-            if count != expected:
-                return f"{path}, line {line}: {count} columns, expected {expected} as in line 1"
+        expected = 0
+        for number, line in enumerate(lines, start=1):
+            if quote and line.count(quote) % 2:
+                return f"{path}, line {number}: a quote {quote} is not closed, expected one on each side of a field"
+            count = line.count(separator) + 1
+            expected = expected or count
+            if count != expected and not (quote and quote in line):
+                return f"{path}, line {number}: {count} columns, expected {expected} as in line 1"
     return ""
 
 
@@ -88,6 +93,15 @@ def ids(table: pl.DataFrame, name: str, path: Path, first_line: int) -> np.ndarr
         return column.cast(pl.Int64).to_numpy()
     whole = column.cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
     return column.cast(pl.String).to_numpy() if whole.null_count() else whole.to_numpy()
+
+
+def whole_numbers(table: pl.DataFrame, name: str, path: Path, first_line: int) -> np.ndarray:
+    """int64. Errors: DataError with the line of the first field that is no whole number of at least 0."""
+    parsed = table[name].cast(pl.String).str.strip_chars().cast(pl.Int64, strict=False)
+    bad = parsed.is_null() | (parsed < 0).fill_null(True)
+    if bad.any():
+        _refuse(table[name], int(bad.arg_max() or 0), name, "a whole number of at least 0", path, first_line)
+    return parsed.to_numpy()
 
 
 def numbers(table: pl.DataFrame, name: str, path: Path, first_line: int) -> np.ndarray:
@@ -128,7 +142,8 @@ def _require_no_null(column: pl.Series, name: str, expected: str, path: Path, fi
 
 
 def _refuse(column: pl.Series, row: int, name: str, expected: str, path: Path, first_line: int) -> None:
-    raise DataError(f"{path}, line {row + first_line}: {name} is {column[row]!r}, expected {expected}")
+    found = "missing" if column[row] is None else repr(column[row])
+    raise DataError(f"{path}, line {row + first_line}: {name} is {found}, expected {expected}")
 
 
 def read_integer_lists(path: Path, expected: str) -> list[list[int]]:

@@ -51,7 +51,7 @@ def _abstracts(path: Path) -> np.ndarray:
     norms_I = np.sqrt(np.asarray(counts_IW.multiply(counts_IW).sum(axis=1)).ravel())
     tf_idf_IW = sparse.diags(1 / np.maximum(norms_I, 1e-12)) @ counts_IW
     dim = min(_DIM, min(tf_idf_IW.shape) - 1)
-    left, singular, _ = svds(tf_idf_IW, k=dim, random_state=0, solver="arpack")
+    left, singular, _ = svds(tf_idf_IW.astype(np.float32), k=dim, random_state=0, solver="arpack")
     features = left[:, ::-1] * singular[::-1]
     return (features / np.sqrt((features**2).mean())).astype(np.float32)
 
