@@ -6,12 +6,13 @@ or a test may bring a task of its own and run through the whole path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from fedquilt.config import Config
 from fedquilt.types import PatchSpec
 
 
@@ -19,7 +20,10 @@ from fedquilt.types import PatchSpec
 class LocalUpdates:
     """K users' answers to one round: not yet clipped updates (patch after - before), one row per user.
 
-    ``personal_KR`` are the users' new personal patches; they stay on the device. None where the task keeps none.
+    ``updates_KP`` is float32 and handed over: the caller may overwrite it. A user with ``num_examples`` 0, or whose
+    update is not finite, does not take part: nothing of theirs is sent, and their stored personal patch stays.
+    ``personal_KR`` are the users' new personal patches, float32; they stay on the device. None where the task keeps
+    none. ``metrics`` are per-user numbers [K] of which the cloud records the mean.
     """
 
     updates_KP: np.ndarray
@@ -31,8 +35,8 @@ class LocalUpdates:
 class LocalTask(Protocol):
     """The users that one node hosts, and what they compute.
 
-    ``client_ids_U`` are stable across runs and nodes. ``personal_KR`` rows are what the device's store holds for these
-    users, zeros for a user who has none yet; R = ``personal_size`` (0: nothing is stored).
+    ``client_ids_U`` (int64) are stable across runs and nodes. ``personal_KR`` rows are what the device's store holds
+    for these users, zeros for a user who has none yet; R = ``personal_size`` (0: nothing is stored).
     """
 
     spec: PatchSpec
@@ -40,7 +44,10 @@ class LocalTask(Protocol):
     personal_size: int
 
     def install(self, base: Mapping[str, np.ndarray]) -> None:
-        """Take the frozen cloud tensors (item vectors, kernel weights) that the cloud deployed."""
+        """Take the frozen cloud tensors (item vectors, kernel weights) that the cloud deployed.
+
+        The arrays are read-only views that the tasks of one process share.
+        """
 
     def train(
         self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, round_: int, run_seed: int
@@ -51,3 +58,7 @@ class LocalTask(Protocol):
         self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, part: str
     ) -> Mapping[str, np.ndarray]:
         """Per-user arrays, first axis K, on ``part`` ("valid" or "test") of the local data."""
+
+
+TaskFactory = Callable[[Config, int, int], LocalTask]
+"""(config, partition_id, num_partitions) -> the task of that node."""

@@ -100,6 +100,9 @@ class FederationConfig(_Section):
     aggregator: str = "weighted-mean"
     aggregator_options: dict[str, Any] = Field(default_factory=dict)
     weighting: Literal["uniform", "num-examples"] = "uniform"
+    max_examples: int = Field(
+        1000, ge=1, description="num-examples weighting: a user counts for at most this many examples"
+    )
     min_replies: int = Field(1, ge=1, description="usable updates below which a round fails")
     wait_timeout_s: float = Field(120, gt=0, description="how long to wait for nodes before the first round")
     round_deadline_s: float = Field(600, gt=0, description="also the TTL of a round's messages")

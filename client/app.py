@@ -1,0 +1,61 @@
+"""The ClientApp: parse an order, let the node work, reply. One app serves a phone and a node of thousands of users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client import node
+from client.task import LocalTask, TaskFactory
+from fedquilt import wire
+from fedquilt.config import Config
+from fedquilt.errors import FedquiltError
+
+
+def make_client_app(task_factory: TaskFactory) -> ClientApp:
+    """A ClientApp around any local task. For Ray the factory must be a function of an importable module."""
+    client_app = ClientApp()
+
+    @client_app.query("deploy")
+    def deploy(message: Message, context: Context) -> Message:
+        def work(content: RecordDict) -> RecordDict:
+            return wire.write_deploy_reply(node.deploy(wire.read_deploy_order(content), context, task_factory))
+
+        return _answer(message, work)
+
+    @client_app.train()
+    def train(message: Message, context: Context) -> Message:
+        def work(content: RecordDict) -> RecordDict:
+            order = wire.read_train_order(content)
+            return wire.write_train_reply(node.node_for(order.standing, context, task_factory).train(order))
+
+        return _answer(message, work)
+
+    @client_app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        def work(content: RecordDict) -> RecordDict:
+            order = wire.read_evaluate_order(content)
+            return wire.write_evaluate_reply(node.node_for(order.standing, context, task_factory).evaluate(order))
+
+        return _answer(message, work)
+
+    return client_app
+
+
+def _answer(message: Message, work: Callable[[RecordDict], RecordDict]) -> Message:
+    """The reply, or a refusal in words. Other exceptions are left to Flower, which makes an error reply of them."""
+    try:
+        return Message(work(message.content), reply_to=message)
+    except FedquiltError as error:
+        return Message(Error(wire.REFUSED, str(error)), reply_to=message)
+
+
+def recommender(config: Config, partition_id: int, num_partitions: int) -> LocalTask:
+    from client.recommend import make_task  # imports torch, which a process that only asks for the app does not need
+
+    return make_task(config, partition_id, num_partitions)
+
+
+app = make_client_app(recommender)

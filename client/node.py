@@ -1,0 +1,215 @@
+"""A node as it stands after a deploy: its task, its users' store, and where both lie on disk.
+
+Any process can serve a node: what a deploy brought is on disk, by hash, and a process that does not hold the node yet
+(another Ray actor, a restarted device) builds it from there. Built nodes are kept for the next message.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from client.privatise import privatise
+from client.store import PersonalStore
+from client.task import LocalTask, TaskFactory
+from fedquilt.code import code_hash
+from fedquilt.config import Config, parse
+from fedquilt.errors import ConfigError, FedquiltError, SpecMismatchError
+from fedquilt.runs import replace_file
+from fedquilt.wire import (
+    DeployOrder,
+    DeployReply,
+    EvaluateOrder,
+    EvaluateReply,
+    Standing,
+    TrainOrder,
+    TrainReply,
+    arrays_hash,
+)
+
+MAX_DEPLOYMENTS = 2  # kept in one process; an older one is built again from disk when it is next asked
+
+
+class NotDeployedError(FedquiltError):
+    """A node is asked to work on a deployment that it does not hold."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One partition's users, ready to work. All arrays of an order have been checked by ``fedquilt.wire``."""
+
+    task: LocalTask
+    store: PersonalStore
+    config: Config
+
+    def train(self, order: TrainOrder) -> TrainReply:
+        self._require_hosted(order.client_ids_K)
+        self._require_patch(order.patch_P, order.standing.spec_hash)
+        ids_K, round_ = order.client_ids_K, order.round_
+        personal_KR = self.store.read(ids_K, before_round=round_)
+        local = self.task.train(ids_K, order.patch_P, personal_KR, round_, self.config.seed)
+        reply, taking_part_K = privatise(
+            local, ids_K, self.config.federation.clipping_norm, round_, order.standing.spec_hash
+        )
+        if local.personal_KR is not None:
+            self.store.write(ids_K[taking_part_K], round_, local.personal_KR[taking_part_K], order.settled_round)
+        return reply
+
+    def evaluate(self, order: EvaluateOrder) -> EvaluateReply:
+        ids_K = np.sort(self.task.client_ids_U) if order.client_ids_K is None else order.client_ids_K
+        self._require_hosted(ids_K)
+        self._require_patch(order.patch_P, order.standing.spec_hash)
+        personal_KR = self.store.read(ids_K, before_round=order.round_ + 1)
+        arrays = self.task.evaluate(ids_K, order.patch_P, personal_KR, order.part)
+        return EvaluateReply(order.round_, order.part, ids_K, arrays)
+
+    def _require_hosted(self, ids_K: np.ndarray) -> None:
+        strangers = ids_K[~np.isin(ids_K, self.task.client_ids_U)]
+        if strangers.size:
+            raise NotDeployedError(
+                f"this node does not host client {strangers[0]} ({strangers.size} such in the order)"
+            )
+
+    def _require_patch(self, patch_P: np.ndarray, spec_hash: str) -> None:
+        self.task.spec.require(spec_hash, "order to a node")
+        if patch_P.shape != (self.task.spec.num_parameters,):
+            raise SpecMismatchError(f"patch has {patch_P.size} parameters, its spec {self.task.spec.num_parameters}")
+
+
+@dataclass
+class Deployment:
+    """What one deploy order brought, and the nodes of it that this process has built."""
+
+    config: Config
+    base: Mapping[str, np.ndarray]
+    nodes: dict[int, Node] = field(default_factory=dict)
+
+
+# By (factory, folder, config hash, base hash). Of the process, not of the app: Ray pickles the app with every message.
+_deployments: OrderedDict[tuple[TaskFactory, Path, str, str], Deployment] = OrderedDict()
+
+
+def deploy(order: DeployOrder, context: Context, factory: TaskFactory) -> DeployReply:
+    """Check what came, store it, build the node. A mismatch is refused before anything is stored."""
+    if order.code_hash != code_hash():
+        raise SpecMismatchError(
+            f"the cloud runs code {order.code_hash}, this node {code_hash()}: install one version on both sides,"
+            " and start the SuperLink where no other `client` or `models` folder can be imported first"
+        )
+    config = _parse_config(order.config_toml, order.config_hash)
+    if arrays_hash(order.base) != order.base_hash:
+        raise SpecMismatchError(f"base arrays hash to {arrays_hash(order.base)}, the order says {order.base_hash}")
+    folder = _device_folder(context, order.folder)
+    _keep(_config_path(folder, order.config_hash), order.config_toml.encode())
+    _keep(_base_path(folder, order.base_hash), save_tensors(_contiguous(order.base)))
+    held = _hold((factory, folder, order.config_hash, order.base_hash), Deployment(config, _readonly(order.base)))
+    node = _node(held, context, factory, folder)
+    node.task.spec.require(order.spec.hash, "deploy")
+    return DeployReply(node.task.client_ids_U, _partition(context)[0], node.task.spec.hash, code_hash())
+
+
+def node_for(standing: Standing, context: Context, factory: TaskFactory) -> Node:
+    """The node that an order is for, from memory or from disk."""
+    folder = _device_folder(context, standing.folder)
+    key = (factory, folder, standing.config_hash, standing.base_hash)
+    held = _deployments.get(key) or _hold(key, _from_disk(folder, standing))
+    _deployments.move_to_end(key)
+    return _node(held, context, factory, folder)
+
+
+def _node(held: Deployment, context: Context, factory: TaskFactory, folder: Path) -> Node:
+    partition_id, num_partitions = _partition(context)
+    if partition_id not in held.nodes:
+        task = factory(held.config, partition_id, num_partitions)
+        task.install(held.base)
+        store = PersonalStore(folder, partition_id, task.spec.hash, task.personal_size)
+        held.nodes[partition_id] = Node(task, store, held.config)
+    return held.nodes[partition_id]
+
+
+def _hold(key: tuple[TaskFactory, Path, str, str], deployment: Deployment) -> Deployment:
+    while len(_deployments) >= MAX_DEPLOYMENTS and key not in _deployments:
+        _deployments.popitem(last=False)
+    return _deployments.setdefault(key, deployment)
+
+
+def _partition(context: Context) -> tuple[int, int]:
+    try:
+        return int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
+    except KeyError as missing:
+        raise ConfigError(
+            f"this node's configuration lacks {missing}: start it with --node-config 'partition-id=0 num-partitions=1'"
+        ) from None
+
+
+def _device_folder(context: Context, simulated: str) -> Path:
+    """A device's own ``device-dir`` wins; only a node without one (a simulated one) takes what the cloud names."""
+    folder = str(context.node_config.get("device-dir", "")) or simulated
+    if not folder:
+        raise ConfigError("this node has no folder: start it with --node-config 'device-dir=\"/path\"'")
+    return Path(folder)
+
+
+def _config_path(folder: Path, config_hash: str) -> Path:
+    return folder / f"config-{_plain(config_hash)}.toml"
+
+
+def _base_path(folder: Path, base_hash: str) -> Path:
+    return folder / f"base-{_plain(base_hash)}.safetensors"
+
+
+def _plain(hash_: str) -> str:
+    """A hash becomes part of a file's name, and it comes from outside."""
+    if not (hash_.isalnum() and len(hash_) <= 64):
+        raise SpecMismatchError(f"{hash_[:80]!r} is not a hash")
+    return hash_
+
+
+def _keep(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != content:
+        replace_file(path, content)
+
+
+def _from_disk(folder: Path, standing: Standing) -> Deployment:
+    try:
+        toml = _config_path(folder, standing.config_hash).read_text()
+        base = load_tensors(_base_path(folder, standing.base_hash).read_bytes())
+    except (OSError, SafetensorError, UnicodeDecodeError) as error:
+        raise NotDeployedError(
+            f"this node holds no deployment {standing.config_hash}/{standing.base_hash} ({error}); deploy first"
+        ) from None
+    config = _parse_config(toml, standing.config_hash)
+    if arrays_hash(base) != standing.base_hash:
+        raise NotDeployedError(f"base arrays in {folder} hash to {arrays_hash(base)}: damaged; deploy again")
+    return Deployment(config, _readonly(base))
+
+
+def _parse_config(toml: str, expected_hash: str) -> Config:
+    try:
+        config = parse(tomllib.loads(toml))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"deployed configuration is not valid TOML: {error}") from None
+    if config.hash() != expected_hash:
+        raise SpecMismatchError(f"deployed configuration hashes to {config.hash()}, the order says {expected_hash}")
+    return config
+
+
+def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+
+
+def _readonly(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    views = {name: array.view() for name, array in arrays.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views

@@ -1,0 +1,46 @@
+"""What leaves the device: rows of bounded norm from users who have something to say, and nothing of the others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from client.task import LocalUpdates
+from fedquilt.errors import FederationError
+from fedquilt.privacy.clipping import clip_rows
+from fedquilt.wire import TrainReply
+
+NOT_FINITE, NO_EXAMPLES = 1, 2  # keys of fedquilt.wire.DECLINED
+
+
+def privatise(
+    local: LocalUpdates, client_ids_K: np.ndarray, clipping_norm: float, round_: int, spec_hash: str
+) -> tuple[TrainReply, np.ndarray]:
+    """-> (the reply, mask [K] of the users in it). Rows are clipped to ``clipping_norm`` in place."""
+    _require_rows(local, len(client_ids_K))
+    updates_KP = np.ascontiguousarray(local.updates_KP, np.float32)
+    clipped_KP, norms_K = clip_rows(updates_KP, clipping_norm, in_place=updates_KP.flags.writeable)
+    num_examples_K = np.asarray(local.num_examples_K).astype(np.int64)
+    why_K = np.where(num_examples_K <= 0, NO_EXAMPLES, np.where(np.isfinite(norms_K), 0, NOT_FINITE))
+    taking_part_K = why_K == 0
+    everyone = bool(taking_part_K.all())
+    reply = TrainReply(
+        round_=round_,
+        spec_hash=spec_hash,
+        client_ids_K=client_ids_K[taking_part_K],
+        updates_KP=clipped_KP if everyone else clipped_KP[taking_part_K],
+        num_examples_K=num_examples_K[taking_part_K],
+        declined_D=client_ids_K[~taking_part_K],
+        declined_why_D=why_K[~taking_part_K],
+        metrics={name: np.asarray(values_K)[taking_part_K] for name, values_K in local.metrics.items()},
+    )
+    return reply, taking_part_K
+
+
+def _require_rows(local: LocalUpdates, k: int) -> None:
+    sizes = {"updates_KP": len(local.updates_KP), "num_examples_K": len(local.num_examples_K)}
+    sizes |= {name: len(values) for name, values in local.metrics.items()}
+    if local.personal_KR is not None:
+        sizes["personal_KR"] = len(local.personal_KR)
+    wrong = {name: size for name, size in sizes.items() if size != k}
+    if wrong:
+        raise FederationError(f"the local task was asked for {k} users and returned rows for {wrong}")

@@ -1,0 +1,35 @@
+"""A hash of our own source, so that two sides that run different code find out before they train.
+
+``flwr run`` can import one package from the unpacked app bundle and another from the working directory; the hash covers
+the files that *this process* would import, package by package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("fedquilt", "models", "client", "strategies", "server")
+
+
+@cache
+def code_hash() -> str:
+    """16 hex digits over the names and contents of the ``*.py`` files of the shipped packages."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for name, path in source_files(package):
+            content = path.read_bytes()
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def source_files(package: str) -> list[tuple[str, Path]]:
+    """(``package/sub/file.py``, where it lies) of every source file, sorted; empty if the package is not there."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    root = Path(spec.submodule_search_locations[0])
+    return sorted((f"{package}/{path.relative_to(root).as_posix()}", path) for path in root.rglob("*.py"))

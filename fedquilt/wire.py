@@ -1,0 +1,372 @@
+"""The only codec between our types and Flower records: what the cloud orders and what a node answers.
+
+A message's content is a ``RecordDict`` of ``facts`` (scalars) and ``arrays``, plus ``base`` or ``metrics`` where the
+message has them. Reading checks the *decoded* arrays; the dtype and shape that a sender claims are ignored.
+``WireError`` says what is missing or malformed; nothing else is raised by bytes that someone else made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedquilt import npy
+from fedquilt.errors import FedquiltError
+from fedquilt.types import PatchSpec
+
+DEPLOY, TRAIN, EVALUATE = "query.deploy", "train", "evaluate"  # Flower message types
+REFUSED = 1000  # error code of a node that understood an order and refuses it; Flower's own codes are below 100
+DECLINED = {1: "the device's update was not finite", 2: "the device had no examples"}
+MAX_METRICS, MAX_NAME = 64, 100
+
+T = TypeVar("T")
+
+
+class WireError(FedquiltError):
+    """A message does not hold what it should; the text names the field."""
+
+
+@dataclass(frozen=True)
+class DeployOrder:
+    """Everything a node needs before its first round. ``folder``: the run's device folder, for simulated nodes."""
+
+    base: Mapping[str, np.ndarray]
+    spec: PatchSpec
+    config_toml: str
+    config_hash: str
+    base_hash: str
+    code_hash: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class DeployReply:
+    client_ids_U: np.ndarray
+    partition_id: int
+    spec_hash: str
+    code_hash: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Which deployment an order belongs to; a node that holds another one refuses."""
+
+    spec_hash: str
+    config_hash: str
+    base_hash: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """``settled_round``: a resume goes back to this round at the furthest, so older personal patches may go."""
+
+    standing: Standing
+    round_: int
+    settled_round: int
+    client_ids_K: np.ndarray
+    patch_P: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """One row per participating user; ``declined_D`` are users without one, ``declined_why_D`` keys of ``DECLINED``."""
+
+    round_: int
+    spec_hash: str
+    client_ids_K: np.ndarray
+    updates_KP: np.ndarray
+    num_examples_K: np.ndarray
+    declined_D: np.ndarray
+    declined_why_D: np.ndarray
+    metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluateOrder:
+    """``client_ids_K`` None: every user the node hosts."""
+
+    standing: Standing
+    round_: int
+    part: str
+    patch_P: np.ndarray
+    client_ids_K: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    round_: int
+    part: str
+    client_ids_K: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+
+
+# --- deploy ---
+
+
+def write_deploy_order(order: DeployOrder) -> RecordDict:
+    facts = ConfigRecord(
+        {
+            "spec": json.dumps(order.spec.shapes),
+            "config": order.config_toml,
+            "config-hash": order.config_hash,
+            "base-hash": order.base_hash,
+            "code-hash": order.code_hash,
+            "folder": order.folder,
+        }
+    )
+    return RecordDict({"facts": facts, "base": _arrays(order.base)})
+
+
+def read_deploy_order(content: RecordDict) -> DeployOrder:
+    facts = Facts(content)
+    return DeployOrder(
+        base=_read_all(content, "base"),
+        spec=_read_spec(facts.text("spec")),
+        config_toml=facts.text("config"),
+        config_hash=facts.text("config-hash"),
+        base_hash=facts.text("base-hash"),
+        code_hash=facts.text("code-hash"),
+        folder=facts.text("folder"),
+    )
+
+
+def write_deploy_reply(reply: DeployReply) -> RecordDict:
+    facts = ConfigRecord({"partition": reply.partition_id, "spec-hash": reply.spec_hash, "code-hash": reply.code_hash})
+    return RecordDict({"facts": facts, "arrays": _arrays({"client-ids": reply.client_ids_U.astype(np.int64)})})
+
+
+def read_deploy_reply(content: RecordDict) -> DeployReply:
+    facts = Facts(content)
+    client_ids_U = read_array(content, "arrays", "client-ids", np.int64, (None,))
+    return DeployReply(client_ids_U, facts.integer("partition"), facts.text("spec-hash"), facts.text("code-hash"))
+
+
+# --- train ---
+
+
+def write_train_order(order: TrainOrder) -> RecordDict:
+    facts = _standing_facts(order.standing) | {"round": order.round_, "settled-round": order.settled_round}
+    arrays = _arrays({"client-ids": order.client_ids_K.astype(np.int64), "patch": order.patch_P.astype(np.float32)})
+    return RecordDict({"facts": ConfigRecord(facts), "arrays": arrays})
+
+
+def read_train_order(content: RecordDict) -> TrainOrder:
+    facts = Facts(content)
+    return TrainOrder(
+        standing=_read_standing(facts),
+        round_=facts.integer("round"),
+        settled_round=facts.integer("settled-round"),
+        client_ids_K=read_array(content, "arrays", "client-ids", np.int64, (None,)),
+        patch_P=read_array(content, "arrays", "patch", np.float32, (None,)).copy(),
+    )
+
+
+def write_train_reply(reply: TrainReply) -> RecordDict:
+    arrays: dict[str, np.ndarray] = {
+        "client-ids": reply.client_ids_K.astype(np.int64),
+        "updates": reply.updates_KP.astype(np.float32, copy=False),
+        "num-examples": reply.num_examples_K.astype(np.int64),
+        "declined": reply.declined_D.astype(np.int64),
+        "declined-why": reply.declined_why_D.astype(np.int64),
+    }
+    facts = ConfigRecord({"round": reply.round_, "spec-hash": reply.spec_hash})
+    return RecordDict({"facts": facts, "arrays": _arrays(arrays), "metrics": _arrays(reply.metrics)})
+
+
+def read_train_reply(content: RecordDict, num_parameters: int) -> TrainReply:
+    facts = Facts(content)
+    client_ids_K = read_array(content, "arrays", "client-ids", np.int64, (None,))
+    declined_D = read_array(content, "arrays", "declined", np.int64, (None,))
+    k = len(client_ids_K)
+    return TrainReply(
+        round_=facts.integer("round"),
+        spec_hash=facts.text("spec-hash"),
+        client_ids_K=client_ids_K,
+        updates_KP=read_array(content, "arrays", "updates", np.float32, (k, num_parameters)),
+        num_examples_K=read_array(content, "arrays", "num-examples", np.int64, (k,)),
+        declined_D=declined_D,
+        declined_why_D=read_array(content, "arrays", "declined-why", np.int64, declined_D.shape),
+        metrics=_read_all(content, "metrics", (k,)),
+    )
+
+
+# --- evaluate ---
+
+
+def write_evaluate_order(order: EvaluateOrder) -> RecordDict:
+    facts = _standing_facts(order.standing) | {"round": order.round_, "part": order.part}
+    arrays: dict[str, np.ndarray] = {"patch": order.patch_P.astype(np.float32)}
+    if order.client_ids_K is not None:
+        arrays["client-ids"] = order.client_ids_K.astype(np.int64)
+    return RecordDict({"facts": ConfigRecord(facts), "arrays": _arrays(arrays)})
+
+
+def read_evaluate_order(content: RecordDict) -> EvaluateOrder:
+    facts = Facts(content)
+    chosen = "client-ids" in _record(content, "arrays", ArrayRecord)
+    return EvaluateOrder(
+        standing=_read_standing(facts),
+        round_=facts.integer("round"),
+        part=facts.text("part"),
+        patch_P=read_array(content, "arrays", "patch", np.float32, (None,)).copy(),
+        client_ids_K=read_array(content, "arrays", "client-ids", np.int64, (None,)) if chosen else None,
+    )
+
+
+def write_evaluate_reply(reply: EvaluateReply) -> RecordDict:
+    facts = ConfigRecord({"round": reply.round_, "part": reply.part})
+    arrays = {"client-ids": reply.client_ids_K.astype(np.int64)}
+    return RecordDict({"facts": facts, "arrays": _arrays(arrays), "metrics": _arrays(reply.arrays)})
+
+
+def read_evaluate_reply(content: RecordDict) -> EvaluateReply:
+    facts = Facts(content)
+    client_ids_K = read_array(content, "arrays", "client-ids", np.int64, (None,))
+    arrays = _read_all(content, "metrics", (len(client_ids_K),))
+    return EvaluateReply(facts.integer("round"), facts.text("part"), client_ids_K, arrays)
+
+
+# --- patch, as the ArrayRecord that Flower's Strategy passes around ---
+
+
+def write_patch(patch_P: np.ndarray) -> ArrayRecord:
+    return _arrays({"patch": patch_P.astype(np.float32)})
+
+
+def read_patch(arrays: ArrayRecord) -> np.ndarray:
+    return read_array(RecordDict({"arrays": arrays}), "arrays", "patch", np.float32, (None,)).copy()
+
+
+# --- sizes and hashes ---
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Bytes of a message's content: array data, names and scalars, without the framing of a few bytes per field."""
+    total = 0
+    for name, record in content.items():
+        total += len(name)
+        for key, value in record.items():
+            total += len(key) + (len(value.data) if isinstance(value, Array) else _value_bytes(value))
+    return total
+
+
+def _value_bytes(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(_value_bytes(item) for item in value)
+    if isinstance(value, str):
+        return len(value.encode())
+    return len(value) if isinstance(value, bytes) else 8
+
+
+def arrays_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    """16 hex digits over names, dtypes, shapes and bytes; the order of the names does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{arrays[name].shape}\0".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+# --- parts ---
+
+
+class Facts:
+    """The scalars of a message, each read as one type."""
+
+    def __init__(self, content: RecordDict):
+        self._record = _record(content, "facts", ConfigRecord)
+
+    def text(self, key: str) -> str:
+        return self._get(key, str)
+
+    def integer(self, key: str) -> int:
+        return self._get(key, int)
+
+    def _get(self, key: str, kind: type[T]) -> T:
+        value: Any = self._record.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise WireError(f"fact {key!r}: expected {kind.__name__}, got {value!r:.80}")
+        return value
+
+
+def read_array(
+    content: RecordDict, record: str, key: str, dtype: type | None, shape: tuple[int | None, ...]
+) -> np.ndarray:
+    """A read-only view with exactly this dtype (None: any number) and shape (None: any size on that axis)."""
+    arrays = _record(content, record, ArrayRecord)
+    if key not in arrays:
+        raise WireError(f"array {key!r} is missing from {record!r}; there are: {', '.join(map(str, arrays)) or 'none'}")
+    try:
+        array = npy.unpack(arrays[key].data)
+    except ValueError as error:
+        raise WireError(f"array {key!r}: {error}") from None
+    if dtype is not None and array.dtype != dtype:
+        raise WireError(f"array {key!r}: expected {np.dtype(dtype)}, got {array.dtype}")
+    fits = len(shape) <= array.ndim if dtype is None else len(shape) == array.ndim
+    if not fits or any(want is not None and want != got for want, got in zip(shape, array.shape, strict=False)):
+        raise WireError(f"array {key!r}: expected shape {_shape_text(shape)}, got {array.shape}")
+    return array
+
+
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+
+
+def _read_all(content: RecordDict, record: str, lead: tuple[int | None, ...] = ()) -> dict[str, np.ndarray]:
+    names = list(_record(content, record, ArrayRecord))
+    if lead and (len(names) > MAX_METRICS or any(len(name) > MAX_NAME for name in names)):
+        raise WireError(f"{record!r}: at most {MAX_METRICS} arrays with names of at most {MAX_NAME} letters")
+    return {name: read_array(content, record, name, None, lead) for name in names}
+
+
+def _record(content: RecordDict, name: str, kind: type[T]) -> T:
+    record: Any = content.get(name)
+    if not isinstance(record, kind):
+        there = ", ".join(f"{key}: {type(value).__name__}" for key, value in content.items()) or "nothing"
+        raise WireError(f"record {name!r}: expected {kind.__name__}; the message holds {there}")
+    return record
+
+
+def _arrays(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        record[name] = Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", npy.pack(array))
+    return record
+
+
+def mean_metrics(metrics: Mapping[str, float]) -> MetricRecord:
+    """Flower's form of averaged metrics."""
+    return MetricRecord({name: float(value) for name, value in metrics.items()})
+
+
+def _standing_facts(standing: Standing) -> dict[str, Any]:
+    return {
+        "spec-hash": standing.spec_hash,
+        "config-hash": standing.config_hash,
+        "base-hash": standing.base_hash,
+        "folder": standing.folder,
+    }
+
+
+def _read_standing(facts: Facts) -> Standing:
+    return Standing(facts.text("spec-hash"), facts.text("config-hash"), facts.text("base-hash"), facts.text("folder"))
+
+
+def _read_spec(text: str) -> PatchSpec:
+    try:
+        shapes = json.loads(text)
+        spec = PatchSpec(tuple((str(name), tuple(int(size) for size in shape)) for name, shape in shapes))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise WireError(f"patch spec: expected [[name, [sizes]], ...] as JSON, got {text:.80}") from None
+    if any(size < 0 for _, shape in spec.shapes for size in shape):
+        raise WireError(f"patch spec: negative size in {text:.80}")
+    return spec

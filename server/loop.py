@@ -1,0 +1,167 @@
+"""Our own loop around a strategy: Flower's ``start`` has no start round, no hook and no checkpoint.
+
+A round is: configure, send, aggregate, record, evaluate if it is time, checkpoint, hook. Writes reach the disk in this
+order, the checkpoint last: what is on disk beyond it belongs to a round that will be run again, with the same result.
+They are synced while the next round trains.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+from flwr.supercore import log
+
+from fedquilt.config import Config
+from fedquilt.errors import FederationError, RunError
+from fedquilt.runs import RunFolder
+from fedquilt.wire import read_patch, write_patch
+from server.checkpoint import Checkpoint, kept_rounds, load_latest, save_checkpoint
+from server.randomness import RandomnessLedger
+from server.scribe import Scribe
+from server.task import Deployment, FederationResult, Hooks
+from strategies.cohort import Draw, ids_digest
+from strategies.evaluation import Evaluation
+from strategies.patch_strategy import PatchStrategy, StrategyState
+
+LEDGER = "randomness.jsonl"
+
+
+def run_federation(
+    grid: Grid, config: Config, deployment: Deployment, run: RunFolder, hooks: Hooks | None = None
+) -> FederationResult:
+    """Run the rounds that are left: all of them in a new run folder, those after the checkpoint in an old one.
+
+    FederationError where a round cannot go on, RunError where the folder does not fit; the run can be resumed.
+    """
+    with Scribe() as scribe:
+        return _Federation(grid, config, deployment, run, hooks or Hooks(), scribe).run_rounds()
+
+
+class _Federation:
+    def __init__(
+        self, grid: Grid, config: Config, deployment: Deployment, run: RunFolder, hooks: Hooks, scribe: Scribe
+    ):
+        self.grid, self.config, self.run, self.hooks, self.scribe = grid, config, run, hooks, scribe
+        self.ledger = RandomnessLedger(run.path / LEDGER)
+        self.num_draws = 0
+        self.strategy = PatchStrategy(config, deployment.spec, deployment.base, run.devices, witness=self._witness)
+        self.arrays: ArrayRecord = write_patch(deployment.initial_patch_P)
+        self.population_hash = ""
+
+    def run_rounds(self) -> FederationResult:
+        federation = self.config.federation
+        last_done = self._go_back_to_checkpoint()
+        if last_done == 0 and federation.evaluate_every:
+            self._evaluate(0, "valid")
+        for round_ in range(last_done + 1, federation.rounds + 1):
+            self._round(round_)
+        return self._finish()
+
+    def _go_back_to_checkpoint(self) -> int:
+        """Deploy, restore the newest checkpoint and drop what was written after it. -> the last round that is done."""
+        checkpoint, complaints = load_latest(self.run.checkpoints)
+        for complaint in complaints:
+            log(WARNING, "%s; going on from the one before", complaint)
+        if checkpoint is not None:
+            self._require_fit(checkpoint)
+        roster = self.strategy.deploy(self.grid)
+        for refusal in roster.refused:
+            log(WARNING, "%s", refusal)
+        self.population_hash = ids_digest(roster.client_ids_U)
+        if checkpoint is None:
+            self._drop_records_after(0, ledger_lines=0)
+            return 0
+        if checkpoint.population_hash != self.population_hash:
+            raise FederationError(
+                f"the nodes host {len(roster.client_ids_U)} users, not the ones of the checkpoint of round"
+                f" {checkpoint.round_}: resume with the same data and nodes, or start a new run"
+            )
+        self.arrays = write_patch(checkpoint.patch_P)
+        self.strategy.state = StrategyState(checkpoint.optimizer_state, checkpoint.rule_state)
+        self._drop_records_after(checkpoint.round_, checkpoint.ledger_lines)
+        return checkpoint.round_
+
+    def _require_fit(self, checkpoint: Checkpoint) -> None:
+        ours = {"config_hash": self.config.hash(), "spec_hash": self.strategy.spec.hash}
+        for name, value in ours.items():
+            if getattr(checkpoint, name) != value:
+                raise RunError(
+                    f"{self.run.path}: checkpoint of round {checkpoint.round_} has {name} {getattr(checkpoint, name)},"
+                    f" ours is {value}: resume with the configuration of the run"
+                )
+
+    def _drop_records_after(self, round_: int, ledger_lines: int) -> None:
+        self.run.truncate_after(round_)
+        self.ledger.go_back(round_, ledger_lines)
+        self.num_draws = ledger_lines
+
+    def _witness(self, draw: Draw) -> None:
+        self.num_draws += 1
+        self.scribe.submit(self.ledger.append, draw)
+
+    def _round(self, round_: int) -> None:
+        started = time.perf_counter()
+        self.strategy.settled_round = min(kept_rounds(self.run.checkpoints), default=0)
+        orders = self.strategy.configure_train(round_, self.arrays, ConfigRecord(), self.grid)
+        replies = self.grid.send_and_receive(orders, timeout=self.config.federation.round_deadline_s)
+        arrays, _ = self.strategy.aggregate_train(round_, replies)
+        report = self.strategy.report
+        assert arrays is not None  # aggregate_train gives both or raises
+        assert report is not None
+        self.arrays = arrays
+        record = {**report.record(), "seconds": time.perf_counter() - started}
+        self.scribe.wait()  # for the writes of the round before: at most one round is on its way to the disk
+        self.scribe.submit(self.run.append, record)
+        last = round_ == self.config.federation.rounds
+        every = self.config.federation.evaluate_every
+        if every and round_ % every == 0 and not last:
+            self._evaluate(round_, "valid")
+        if last or round_ % self.config.federation.checkpoint_every == 0:
+            self._save(round_)
+        self.hooks.on_round(record)
+
+    def _save(self, round_: int) -> None:
+        checkpoint = Checkpoint(
+            round_=round_,
+            patch_P=read_patch(self.arrays),
+            config_hash=self.config.hash(),
+            spec_hash=self.strategy.spec.hash,
+            population_hash=self.population_hash,
+            ledger_lines=self.num_draws,
+            optimizer_state=self.strategy.state.optimizer,
+            rule_state=self.strategy.state.rule,
+        )
+        self.scribe.submit(save_checkpoint, self.run.checkpoints, checkpoint)
+
+    def _evaluate(self, round_: int, part: str) -> Evaluation:
+        orders = self.strategy.configure_evaluate(round_, self.arrays, ConfigRecord({"part": part}), self.grid)
+        replies = self.grid.send_and_receive(orders, timeout=self.config.federation.round_deadline_s)
+        self.strategy.aggregate_evaluate(round_, replies)
+        evaluation = self.strategy.evaluation
+        assert evaluation is not None  # aggregate_evaluate gives one or raises
+        fields = self.hooks.on_evaluation(evaluation)
+        if fields is not None:
+            self._record_once(evaluation, fields)
+        return evaluation
+
+    def _record_once(self, evaluation: Evaluation, fields: Mapping[str, Any]) -> None:
+        """A run that is resumed after its last checkpoint evaluates again, and the record may be there already."""
+        key = {"kind": "evaluation", "round": evaluation.round_, "part": evaluation.part}
+        self.scribe.wait()
+        there = self.run.records("evaluation")
+        if any(key.items() <= record.items() for record in there):
+            return
+        missing = {"missing": list(evaluation.missing)} if evaluation.missing else {}
+        self.run.append({**key, "users": len(evaluation.client_ids_U), **missing, **fields})
+
+    def _finish(self) -> FederationResult:
+        rounds = self.config.federation.rounds
+        valid, test = self._evaluate(rounds, "valid"), self._evaluate(rounds, "test")
+        patch_P: np.ndarray = read_patch(self.arrays)
+        return FederationResult(rounds, patch_P, valid, test)

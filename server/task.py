@@ -1,0 +1,58 @@
+"""What a federation is started with: the seam between preparing a run and running its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedquilt.errors import SpecMismatchError
+from fedquilt.types import PatchSpec
+from strategies.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Patch layout, the patch before round 1 (float32 [P]), and the frozen cloud tensors that every node gets."""
+
+    spec: PatchSpec
+    initial_patch_P: np.ndarray
+    base: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        if self.initial_patch_P.shape != (self.spec.num_parameters,):
+            raise SpecMismatchError(
+                f"the initial patch has shape {self.initial_patch_P.shape}, its spec says ({self.spec.num_parameters},)"
+            )
+
+
+def _no_record(evaluation: Evaluation) -> Mapping[str, Any] | None:
+    return None
+
+
+def _nothing(record: Mapping[str, Any]) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Called by the loop. An exception in a hook ends the run, which can then be resumed.
+
+    ``on_evaluation`` turns per-user arrays into the fields of a record in metrics.jsonl (None: no record).
+    ``on_round`` gets the round's record; its checkpoint is being written.
+    """
+
+    on_evaluation: Callable[[Evaluation], Mapping[str, Any] | None] = _no_record
+    on_round: Callable[[Mapping[str, Any]], None] = _nothing
+
+
+@dataclass(frozen=True)
+class FederationResult:
+    """The patch after the last round, and every user's arrays under it on both parts of the local data."""
+
+    rounds: int
+    patch_P: np.ndarray
+    valid: Evaluation
+    test: Evaluation

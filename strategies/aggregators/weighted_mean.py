@@ -1,0 +1,21 @@
+"""The weighted mean of users' updates, FedAvg's rule (McMahan et al. 2017, arXiv:1602.05629)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from strategies.rules import AGGREGATORS, State
+
+
+@AGGREGATORS.register("weighted-mean")
+@dataclass(frozen=True)
+class WeightedMean:
+    """update_P = Σ weights_K updates_KP, with weights that sum to 1.  O(K·P)."""
+
+    sensitivity = None  # depends on the clients' weights: central privacy refuses it, take "mean"
+    breakdown = 0.0
+
+    def __call__(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        return weights_K @ updates_KP

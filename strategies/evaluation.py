@@ -1,0 +1,62 @@
+"""Per-user results of an evaluation, put together from the nodes' replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedquilt.wire import EvaluateReply
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every reachable user's arrays (first axis U), sorted by client id; ``missing``: nodes not in it, and why."""
+
+    round_: int
+    part: str
+    client_ids_U: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+    missing: tuple[str, ...] = ()
+
+    def means(self) -> dict[str, float]:
+        """Mean over users of every array that holds one finite number per user."""
+        flat = {name: values.astype(np.float64) for name, values in self.arrays.items() if values.ndim == 1}
+        return {
+            name: float(values.mean()) for name, values in flat.items() if len(values) and np.isfinite(values).all()
+        }
+
+
+def put_together(round_: int, part: str, answers: Sequence[tuple[str, np.ndarray, EvaluateReply | str]]) -> Evaluation:
+    """``answers``: (node name, the users it was asked for, its reply or why there is none)."""
+    missing: list[str] = []
+    kept: list[EvaluateReply] = []
+    for name, asked, reply in answers:
+        fault = _fault(reply, asked, round_, part, kept)
+        if fault or isinstance(reply, str):
+            missing.append(f"{name}: {fault}")
+        else:
+            kept.append(reply)
+    ids = np.concatenate([reply.client_ids_K for reply in kept] or [np.empty(0, np.int64)])
+    order = np.argsort(ids, kind="stable")
+    names = kept[0].arrays if kept else {}
+    arrays = {name: np.concatenate([reply.arrays[name] for reply in kept])[order] for name in names}
+    return Evaluation(round_, part, ids[order], arrays, tuple(missing))
+
+
+def _fault(reply: EvaluateReply | str, asked: np.ndarray, round_: int, part: str, kept: list[EvaluateReply]) -> str:
+    if isinstance(reply, str):
+        return reply
+    if (reply.round_, reply.part) != (round_, part):
+        return f"reply is for {reply.part!r} of round {reply.round_}, not {part!r} of round {round_}"
+    ids = reply.client_ids_K
+    if len(np.unique(ids)) != len(ids) or not np.isin(ids, asked).all():
+        return "reply holds users twice or users that were not asked"
+    if kept and _layout(reply) != _layout(kept[0]):
+        return f"reply holds arrays {_layout(reply)}, other nodes sent {_layout(kept[0])}"
+    return ""
+
+
+def _layout(reply: EvaluateReply) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (str(array.dtype), array.shape[1:]) for name, array in sorted(reply.arrays.items())}

@@ -1,0 +1,239 @@
+"""The one Flower strategy. What varies is its aggregator and its server optimizer, both from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from logging import INFO
+from pathlib import Path
+from typing import TypeVar, final
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore import log
+
+from fedquilt import wire
+from fedquilt.code import code_hash
+from fedquilt.config import Config
+from fedquilt.errors import FederationError
+from fedquilt.types import PatchSpec
+from strategies.cohort import Draw, Witness, draw_cohort
+from strategies.evaluation import Evaluation, put_together
+from strategies.pipeline import NodeAnswer, RowBuffer, Usable, advance, collect, weights_for
+from strategies.report import RoundReport, report_round, require_enough
+from strategies.roster import Roster, failure, read_roster, wait_for_nodes
+from strategies.rules import State, make_aggregator, make_optimizer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StrategyState:
+    """What rounds carry on, apart from the patch."""
+
+    optimizer: State
+    rule: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The orders of one round that are out."""
+
+    round_: int
+    by_node: Mapping[int, np.ndarray]
+    part: str = ""
+    bytes_down: int = 0
+
+
+def _unseen(draw: Draw) -> None:
+    return None
+
+
+@final
+class PatchStrategy(Strategy):
+    """Deploys, draws cohorts, and turns users' updates into the next patch.
+
+    Works under ``server.loop``, which adds resume, records and hooks, and under Flower's own ``start``. After a round
+    ``report`` holds what happened in it; after an evaluation ``evaluation`` holds the per-user arrays.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        spec: PatchSpec,
+        base: Mapping[str, np.ndarray],
+        device_folder: str | Path = "",
+        witness: Witness = _unseen,
+    ):
+        federation, optimizer = config.federation, config.server_optimizer
+        self.config, self.spec, self.base = config, spec, base
+        self.rule = make_aggregator(federation.aggregator, federation.aggregator_options)
+        self.optimizer = make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
+        self.state = StrategyState(self.optimizer.initial_state(spec.num_parameters))
+        self.settled_round: int | None = None  # None: the round before, for a loop that never goes back
+        self.roster: Roster | None = None
+        self.report: RoundReport | None = None
+        self.evaluation: Evaluation | None = None
+        folder = str(Path(device_folder).absolute()) if device_folder else ""
+        self._standing = wire.Standing(spec.hash, config.hash(), wire.arrays_hash(base), folder)
+        self._witness = witness
+        self._buffer = RowBuffer()
+        self._asked: _Asked | None = None
+        self._patch_P = np.zeros(spec.num_parameters, np.float32)
+
+    def summary(self) -> None:
+        federation = self.config.federation
+        log(INFO, "patch of %d parameters, spec %s", self.spec.num_parameters, self.spec.hash)
+        log(INFO, "cohorts of %d users, clipped to %g", federation.cohort_size, federation.clipping_norm)
+        log(INFO, "aggregator %r, server optimizer %r", self.rule, self.optimizer)
+
+    # --- deploy ---
+
+    def deploy(self, grid: Grid) -> Roster:
+        """Wait for the nodes, send each the deployment, learn whom they host. Before round 1 and after every resume."""
+        federation = self.config.federation
+        nodes = wait_for_nodes(grid, federation.num_supernodes, federation.wait_timeout_s)
+        order = wire.DeployOrder(
+            base=self.base,
+            spec=self.spec,
+            config_toml=self.config.to_toml(),
+            config_hash=self._standing.config_hash,
+            base_hash=self._standing.base_hash,
+            code_hash=code_hash(),
+            folder=self._standing.folder,
+        )
+        content = wire.write_deploy_order(order)
+        messages = [self._message(content, node, wire.DEPLOY, 0) for node in nodes]
+        replies = grid.send_and_receive(messages, timeout=federation.round_deadline_s)
+        self.roster = read_roster(replies, nodes, federation.num_supernodes)
+        return self.roster
+
+    # --- train ---
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        roster = self.roster or self.deploy(grid)
+        self._patch_P = self._read_patch(arrays)
+        cohort_K, draw = draw_cohort(
+            self.config.seed, server_round, roster.client_ids_U, self.config.federation.cohort_size
+        )
+        self._witness(draw)
+        by_node = roster.by_node(cohort_K)
+        messages = [self._train_message(server_round, node, ids_K) for node, ids_K in by_node.items()]
+        self._asked = _Asked(server_round, by_node, bytes_down=_total_bytes(messages))
+        return messages
+
+    def _train_message(self, round_: int, node: int, client_ids_K: np.ndarray) -> Message:
+        settled = max(round_ - 1, 0) if self.settled_round is None else self.settled_round
+        order = wire.TrainOrder(self._standing, round_, settled, client_ids_K, self._patch_P)
+        return self._message(wire.write_train_order(order), node, wire.TRAIN, round_)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The next patch. FederationError, naming the causes, where fewer than ``min_replies`` updates are usable."""
+        asked, replies = self._out(server_round), list(replies)
+        usable = self._collect(asked, replies)
+        require_enough(usable, self.config.federation.min_replies, server_round)
+        weights_K = weights_for(usable, self.config.federation.weighting, self.config.federation.max_examples)
+        step = advance(
+            self._patch_P, usable, weights_K, self.rule, self.state.rule, self.optimizer, self.state.optimizer
+        )
+        if not np.isfinite(step.patch_P).all():
+            raise FederationError(
+                f"round {server_round}: the next patch is not finite; lower server_optimizer.learning_rate"
+            )
+        self.state = StrategyState(step.optimizer_state, step.rule_state)
+        self.report = report_round(
+            server_round, usable, self.config.federation.clipping_norm, asked.bytes_down, _total_bytes(replies)
+        )
+        return wire.write_patch(step.patch_P), wire.mean_metrics(self.report.flat())
+
+    def _collect(self, asked: _Asked, replies: list[Message]) -> Usable:
+        answers = [
+            NodeAnswer(name, ids_K, reply)
+            for name, ids_K, reply in self._answers(asked, replies, self._read_train_reply)
+        ]
+        return collect(
+            answers,
+            round_=asked.round_,
+            spec_hash=self.spec.hash,
+            num_parameters=self.spec.num_parameters,
+            clipping_norm=self.config.federation.clipping_norm,
+            buffer=self._buffer,
+        )
+
+    def _read_train_reply(self, content: RecordDict) -> wire.TrainReply:
+        return wire.read_train_reply(content, self.spec.num_parameters)
+
+    # --- evaluate ---
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Every hosted user, on ``config["part"]`` ("valid" unless it says "test")."""
+        roster = self.roster or self.deploy(grid)
+        part = str(config.get("part", "valid"))
+        by_node = roster.by_node(roster.client_ids_U)
+        patch_P = self._read_patch(arrays)
+        self._asked = _Asked(server_round, by_node, part)
+        return [
+            self._message(
+                wire.write_evaluate_order(wire.EvaluateOrder(self._standing, server_round, part, patch_P, ids_K)),
+                node,
+                wire.EVALUATE,
+                server_round,
+            )
+            for node, ids_K in by_node.items()
+        ]
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        asked = self._out(server_round)
+        answers = list(self._answers(asked, list(replies), wire.read_evaluate_reply))
+        self.evaluation = put_together(server_round, asked.part, answers)
+        if not len(self.evaluation.client_ids_U):
+            raise FederationError(f"evaluation of round {server_round}: no usable reply: {self.evaluation.missing}")
+        return wire.mean_metrics(self.evaluation.means())
+
+    # --- shared ---
+
+    def _message(self, content: RecordDict, node: int, message_type: str, round_: int) -> Message:
+        ttl = self.config.federation.round_deadline_s
+        return Message(content, node, message_type, ttl=ttl, group_id=str(round_))
+
+    def _out(self, round_: int) -> _Asked:
+        if self._asked is None or self._asked.round_ != round_:
+            raise FederationError(f"replies of round {round_}, but the orders that are out are {self._asked}")
+        return self._asked
+
+    def _answers(
+        self, asked: _Asked, replies: Iterable[Message], read: Callable[[RecordDict], T]
+    ) -> Iterator[tuple[str, np.ndarray, T | str]]:
+        """(node, whom it was asked for, its reply or the reason why there is none), in order of partition."""
+        assert self.roster is not None  # orders went out to its nodes
+        by_sender = {message.metadata.src_node_id: message for message in replies}
+        for node, ids_K in asked.by_node.items():
+            yield self.roster.names[node], ids_K, self._read(by_sender.get(node), read)
+
+    def _read(self, message: Message | None, read: Callable[[RecordDict], T]) -> T | str:
+        if message is None:
+            return f"no reply within {self.config.federation.round_deadline_s:g} s"
+        if message.has_error():
+            return failure(message)
+        try:
+            return read(message.content)
+        except wire.WireError as error:
+            return f"unreadable reply: {error}"
+
+    def _read_patch(self, arrays: ArrayRecord) -> np.ndarray:
+        patch_P = wire.read_patch(arrays)
+        if patch_P.shape != (self.spec.num_parameters,):
+            raise FederationError(f"the patch has {patch_P.size} parameters, its spec {self.spec.num_parameters}")
+        return patch_P
+
+
+def _total_bytes(messages: Iterable[Message]) -> int:
+    return sum(wire.content_bytes(message.content) for message in messages if message.has_content())

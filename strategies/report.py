@@ -1,0 +1,70 @@
+"""What happened in a round, as it is recorded and printed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fedquilt.errors import FederationError
+from strategies.pipeline import CLIP_TOLERANCE, Rejection, Usable
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """``replies``: usable updates. ``update_norm`` is of the rows as they came, after the devices' clipping."""
+
+    round_: int
+    replies: int
+    rejected: tuple[Rejection, ...]
+    reclipped: int
+    bytes_up: int
+    bytes_down: int
+    metrics: dict[str, float | None]
+    update_norm: dict[str, float]
+
+    def record(self) -> dict[str, Any]:
+        """The fields of a line in metrics.jsonl, but for ``seconds``."""
+        fields = asdict(self)
+        return {"kind": "round", "round": fields.pop("round_"), **fields}
+
+    def flat(self) -> dict[str, float]:
+        """Numbers only, for Flower's MetricRecord."""
+        counts = {"replies": self.replies, "rejected": len(self.rejected), "reclipped": self.reclipped}
+        told = {name: value for name, value in self.metrics.items() if value is not None}
+        return {**told, **counts, "update-norm-median": self.update_norm["median"]}
+
+
+def report_round(round_: int, usable: Usable, clipping_norm: float, bytes_down: int, bytes_up: int) -> RoundReport:
+    norms_K = usable.norms_K
+    return RoundReport(
+        round_=round_,
+        replies=len(usable.client_ids_K),
+        rejected=usable.rejected,
+        reclipped=usable.reclipped,
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+        metrics={name: _finite_mean(values_K) for name, values_K in usable.metrics.items()},
+        update_norm={
+            "median": float(np.median(norms_K)),
+            "clipped_share": float(np.mean(norms_K >= clipping_norm * (1 - CLIP_TOLERANCE))),
+        },
+    )
+
+
+def require_enough(usable: Usable, min_replies: int, round_: int) -> None:
+    if len(usable.client_ids_K) >= max(min_replies, 1):
+        return
+    causes = Counter(rejection.reason for rejection in usable.rejected)
+    told = "; ".join(f"{count} × {reason}" for reason, count in causes.most_common(5)) or "nobody was asked"
+    raise FederationError(
+        f"round {round_}: {len(usable.client_ids_K)} usable updates, federation.min_replies is {min_replies}: {told}"
+    )
+
+
+def _finite_mean(values_K: np.ndarray) -> float | None:
+    """Of the users who sent a number; None where nobody did."""
+    finite = values_K[np.isfinite(values_K)]
+    return float(finite.mean(dtype=np.float64)) if finite.size else None

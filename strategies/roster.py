@@ -1,0 +1,93 @@
+"""Which node hosts which users: learnt from the nodes' answers to a deploy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedquilt.errors import FederationError
+from fedquilt.wire import REFUSED, DeployReply, WireError, read_deploy_reply
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Stable client ids, sorted, and for each the node that hosts it. ``names`` are how a node is called in reports."""
+
+    client_ids_U: np.ndarray
+    node_ids_U: np.ndarray
+    names: dict[int, str]
+    refused: tuple[str, ...] = ()
+
+    def by_node(self, client_ids_K: np.ndarray) -> dict[int, np.ndarray]:
+        """{node id: its part of these (sorted) client ids}, in order of partition."""
+        nodes_K = self.node_ids_U[np.searchsorted(self.client_ids_U, client_ids_K)]
+        return {node: client_ids_K[nodes_K == node] for node in self.names if (nodes_K == node).any()}
+
+
+def wait_for_nodes(grid: Grid, count: int, timeout_s: float) -> list[int]:
+    """Node ids once at least ``count`` are connected. FederationError after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if len(nodes) >= count:
+            return nodes
+        if time.monotonic() >= deadline:
+            raise FederationError(
+                f"waited {timeout_s:g} s for {count} nodes, {len(nodes)} came: start more nodes, lower"
+                " federation.num_supernodes or raise federation.wait_timeout_s"
+            )
+        time.sleep(min(POLL_S, max(deadline - time.monotonic(), 0)))
+
+
+def failure(message: Message) -> str:
+    """A node's error reply in words."""
+    reason = (message.error.reason or "no reason given").strip()
+    if message.error.code == REFUSED:
+        return reason
+    return f"error {message.error.code}: {reason.splitlines()[-1][:500]}"
+
+
+def read_roster(replies: Iterable[Message], nodes: Sequence[int], required: int) -> Roster:
+    """Nodes that answered the deploy; FederationError with every cause where fewer than ``required`` did."""
+    answers: dict[int, DeployReply] = {}
+    faults: dict[int, str] = dict.fromkeys(nodes, "no answer to the deploy in time")
+    for message in replies:
+        node = message.metadata.src_node_id
+        try:
+            if message.has_error():
+                raise FederationError(failure(message))
+            answers[node] = read_deploy_reply(message.content)
+        except (FederationError, WireError) as error:
+            faults[node] = str(error)
+    refused = [f"node {node}: {fault}" for node, fault in sorted(faults.items()) if node not in answers]
+    if len(answers) < required:
+        raise FederationError(
+            f"{len(answers)} of {len(nodes)} nodes took the deployment, federation.num_supernodes is {required}:\n"
+            + "\n".join(refused)
+        )
+    return _roster(answers, refused)
+
+
+def _roster(answers: dict[int, DeployReply], refused: list[str]) -> Roster:
+    """A user claimed by several nodes belongs to the one of the lowest partition; ``refused`` tells of the others."""
+    ordered = sorted(answers, key=lambda node: (answers[node].partition_id, node))
+    ids = np.concatenate([answers[node].client_ids_U for node in ordered])
+    hosts = np.repeat(ordered, [len(answers[node].client_ids_U) for node in ordered])
+    client_ids_U, first_U = np.unique(ids, return_index=True)
+    if not len(client_ids_U):
+        raise FederationError(f"{len(ordered)} nodes took the deployment and host no users: check data and partitions")
+    names = {node: f"partition {answers[node].partition_id}" for node in ordered}
+    contested = np.setdiff1d(np.arange(len(ids)), first_U)
+    if contested.size:
+        refused = [
+            *refused,
+            f"{contested.size} users are claimed by more than one node, client {ids[contested[0]]} first",
+        ]
+    return Roster(client_ids_U, hosts[first_U], names, tuple(refused))
