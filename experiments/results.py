@@ -111,8 +111,8 @@ def replace_block(readme: Path, name: str, text: str) -> None:
     _write_atomically(readme, f"{before}{begin}\n{text.strip()}\n{end}{after}")
 
 
-def _key(row: Mapping[str, Any], key: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in key)
+def _key(row: Mapping[str, Any], key: Sequence[str]) -> str:
+    return json.dumps([row.get(name) for name in key], sort_keys=True)
 
 
 def _dump(results: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,10 +28,9 @@ class Fitted:
         return self.scores_UI[users]
 
 
-class Fit(Protocol):
-    """``train`` holds training clicks only; ``validate`` serves to choose the epoch, and nothing is fitted to it."""
-
-    def __call__(self, train: InteractionLog, validate: Validate, seed: int, **hyper: Any) -> Fitted: ...
+# fit(train: InteractionLog, validate: Validate, seed: int, **hyper) -> Fitted. ``train`` holds training clicks only;
+# ``validate`` serves to choose the epoch, and nothing is fitted to it. Each peer names its own hyper-parameters.
+Fit = Callable[..., Fitted]
 
 
 class BestEpoch:
