@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -191,7 +191,7 @@ def _curves(run: RunFolder, metric: str) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def _sizes(rounds: list[Mapping[str, Any]], device: Mapping[str, Any]) -> dict[str, float]:
+def _sizes(rounds: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> dict[str, float]:
     """Bytes per device: what travels, what rides along, what lies on the device, what stays in the cloud."""
     named: dict[str, float] = {}
     for key, name in (("bytes_up", "patch, up per round"), ("bytes_down", "patch, down per round")):
@@ -206,7 +206,7 @@ def _sizes(rounds: list[Mapping[str, Any]], device: Mapping[str, Any]) -> dict[s
     return {name: size for name, size in named.items() if size > 0}
 
 
-def _whole_model_note(rounds: list[Mapping[str, Any]], device: Mapping[str, Any]) -> str:
+def _whole_model_note(rounds: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> str:
     """What the same rounds would have cost with the whole model in place of the patch."""
     if not rounds or not device.get("model_bytes"):
         return "Whole rounds, all devices together"
