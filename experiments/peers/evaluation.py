@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -72,10 +73,8 @@ def selection(scores: Scores, split: Split) -> float:
 def require_honest(split: Split) -> None:
     """Before any number is printed: scores that say nothing must sit at chance. Errors: MetricError."""
     for held_out in (split.valid, split.test):
-        shape = (len(held_out), split.train.num_items)
-        metrics.canary(
-            lambda scores_HI, h=held_out: counts(scores_HI, h, split.train), shape, _candidates(held_out, split)
-        )
+        count = partial(counts, held_out=held_out, train=split.train)
+        metrics.canary(count, (len(held_out), split.train.num_items), _candidates(held_out, split))
 
 
 def _candidates(held_out: HeldOut, split: Split) -> np.ndarray:

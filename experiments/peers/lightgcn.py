@@ -86,7 +86,9 @@ def normalised_adjacency(train: InteractionLog) -> Tensor:
     size = (num_nodes, num_nodes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")  # torch calls CSR beta, and says that it checks nothing
-        return torch.sparse_coo_tensor(edges_2E, weights_E.astype(np.float32), size).to_sparse_csr()
+        return torch.sparse_coo_tensor(
+            torch.from_numpy(edges_2E), torch.from_numpy(weights_E).float(), size
+        ).to_sparse_csr()
 
 
 def loss(

@@ -57,6 +57,7 @@ class SASRec(nn.Module):
 
     def __init__(self, num_items: int, dim: int, length: int, num_blocks: int, heads: int, dropout: float):
         super().__init__()
+        self.padding = num_items
         self.items = nn.Embedding(num_items + 1, dim, padding_idx=num_items)
         self.positions = nn.Parameter(0.02 * torch.randn(length, dim))
         self.blocks = nn.ModuleList([Block(dim, heads, dropout) for _ in range(num_blocks)])
@@ -68,7 +69,7 @@ class SASRec(nn.Module):
         """A vector after each click, [B, L, D]; it depends on that click and on earlier ones only."""
         length = items_BL.shape[1]
         causal_LL = torch.ones(length, length, dtype=torch.bool).tril()
-        real_BL = items_BL != self.items.padding_idx
+        real_BL = items_BL.ne(self.padding)
         itself_LL = torch.eye(length, dtype=torch.bool)  # else a padded row attends to nothing: NaN
         may_see_B1LL = ((causal_LL & real_BL[:, None, :]) | itself_LL)[:, None]
         x_BLD = self.dropout(self.items(items_BL) * self.items.embedding_dim**0.5 + self.positions[-length:])
@@ -149,13 +150,13 @@ def _cuts(num_clicks: int, length: int, generator: torch.Generator) -> list[int]
 
 def softmax_loss(model: SASRec, inputs_BL: Tensor, targets_BL: Tensor) -> Tensor:
     """Mean cross-entropy of the next click among all items."""
-    asked_BL = inputs_BL != model.items.padding_idx
+    asked_BL = inputs_BL.ne(model.padding)
     return functional.cross_entropy(model(inputs_BL)[asked_BL] @ model.table().T, targets_BL[asked_BL])
 
 
 def logistic_loss(model: SASRec, inputs_BL: Tensor, targets_BL: Tensor, negatives_BLN: Tensor) -> Tensor:
     """Mean over positions of -log σ(next click) - mean over its negatives of log σ(-negative)."""
-    asked_BL = inputs_BL != model.items.padding_idx
+    asked_BL = inputs_BL.ne(model.padding)
     vectors_MD, table_ID = model(inputs_BL)[asked_BL], model.table()
     positive_M = (vectors_MD * table_ID[targets_BL[asked_BL]]).sum(1)
     negative_MN = torch.einsum("md,mnd->mn", vectors_MD, table_ID[negatives_BLN[asked_BL]])
