@@ -10,13 +10,15 @@ come from one run. Host names and paths outside the checkout are never written.
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,15 @@ def write_results(
     returns the headline figures that they support; it leaves out what has not been measured.
     """
     stamp = {"commit": commit(), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")}
-    rows = {_key(row, key): row for row in (read_results(path)["rows"] if path.exists() else [])}
-    for row in new_rows:
-        rows[_key(row, key)] = {**row, **stamp}
-    kept = list(rows.values())
-    results = {
-        "headline": {name: float(value) for name, value in headline(kept).items()},
-        "command": command_line(),
-        **stamp,
-        "machine": machine(),
-        "rows": kept,
-    }
-    _write_atomically(path, _dump(results))
+    about = {"command": command_line(), **stamp, "machine": machine()}
+    with _locked(path.parent):
+        rows = {_key(row, key): row for row in (read_results(path)["rows"] if path.exists() else [])}
+        for row in new_rows:
+            rows[_key(row, key)] = {**row, **stamp}
+        kept = list(rows.values())
+        figures = {name: float(value) for name, value in headline(kept).items()}
+        results = {"headline": figures, **about, "rows": kept}
+        _write_atomically(path, _dump(results))
     return results
 
 
@@ -109,6 +108,17 @@ def replace_block(readme: Path, name: str, text: str) -> None:
     if not opened or not closed:
         raise RunError(f"{readme.name}: needs the lines {begin} and {end} around the generated part")
     _write_atomically(readme, f"{before}{begin}\n{text.strip()}\n{end}{after}")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two runs of a study at once do not lose each other's rows."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _key(row: Mapping[str, Any], key: Sequence[str]) -> str:

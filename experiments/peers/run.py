@@ -81,7 +81,12 @@ def study(name: str, splits: Mapping[str, Split], seeds: Sequence[int], path: Pa
             rows = [result_row(name, protocol, split, seed, *fits[protocol]) for protocol, split in chosen.items()]
             results.write_results(path, rows, headline)
             for row in rows:
-                say(name, row["protocol"], f"seed {seed}  test {row['test']}  epoch {row['epoch']}", row["seconds"])
+                say(
+                    name,
+                    row["protocol"],
+                    f"seed {seed}  test {short(row['test'])}  epoch {row['epoch']}",
+                    row["seconds"],
+                )
 
 
 def choose(name: str, peer: Peer, splits: Mapping[str, Split], tuning: Path) -> dict[str, Hyper]:
@@ -98,7 +103,12 @@ def choose(name: str, peer: Peer, splits: Mapping[str, Split], tuning: Path) -> 
             results.write_results(tuning, new, lambda rows: {}, key=("model", "protocol", "hyper"))
             trials += new
             for row in new:
-                say(name, row["protocol"], f"{hyper}  validation {row['valid']}  epoch {row['epoch']}", row["seconds"])
+                say(
+                    name,
+                    row["protocol"],
+                    f"{hyper}  validation {short(row['valid'])}  epoch {row['epoch']}",
+                    row["seconds"],
+                )
     return {p: best_trial([r for r in trials if r["protocol"] == p], peer.grid) for p in splits}
 
 
@@ -158,6 +168,10 @@ def headline(rows: list[Row]) -> dict[str, float]:
 def means(per_user: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Recall is left out: with one held-out click a user it is HR."""
     return {name: round(float(values.mean()), 5) for name, values in per_user.items() if not name.startswith("Recall")}
+
+
+def short(values: Mapping[str, float]) -> str:
+    return f"{values['HR@10']:.4f} / {values['NDCG@10']:.4f}"
 
 
 def say(name: str, protocol: str, text: str, seconds: float) -> None:

@@ -91,11 +91,11 @@ def fit(
     num_blocks: int = 2,
     heads: int = 1,
     dropout: float = 0.5,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     weight_decay: float = 0.0,
     num_negatives: int = 1,
     batch_size: int = 64,
-    epochs: int = 200,
+    epochs: int = 100,
     patience: int = 10,
 ) -> Fitted:
     torch.manual_seed(seed)  # initial values and dropout

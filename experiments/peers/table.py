@@ -75,8 +75,8 @@ PEERS: dict[str, Peer] = {
         "SASRec, 2 blocks, 64 dimensions",
         sasrec.fit,
         [
-            *options(loss=["softmax"], dropout=[0.2, 0.5], length=[50, 200]),
-            *options(loss=["logistic"], dropout=[0.2, 0.5], length=[50, 200]),
+            *options(loss=["softmax", "logistic"], dropout=[0.2, 0.5], length=[50]),
+            *options(loss=["softmax"], dropout=[0.5], length=[200]),
         ],
     ),
     "fedmf": Peer("FedMF, 64 dimensions", fed_mf.fit, options(regularisation=[1e-2, 3e-2, 1e-1]), federated=True),
