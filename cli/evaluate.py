@@ -25,5 +25,6 @@ def evaluate(
     results = tables_of(folder.read_arrays(EVALUATION), lengths)
     if as_json:
         print_json(results)
-    else:
-        results_table(results, tuple(f"{name}@{k}" for name in ("HR", "NDCG") for k in lengths))
+        return
+    for k in lengths:
+        results_table(results, (f"HR@{k}", f"NDCG@{k}"))

@@ -25,7 +25,9 @@ def runs(out: Root = Path("runs"), as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = new_table(f"{len(rows)} runs in {out}", "run", "state", "data", "protocol", "rounds", "NDCG@10", "personal")
+    table = new_table(
+        f"runs in {out}", "run", "state", "data", "protocol", "rounds", "NDCG@10\ncloud", "NDCG@10\npersonal"
+    )
     for row in rows:
         cells = [row[key] if row[key] is not None else "–" for key in ("state", "dataset", "protocol", "rounds")]
         table.add_row(row["run"], *cells, number(row["base"]), number(row["personal"]))

@@ -10,14 +10,23 @@ from cli.options import new_table, number, print_table
 SHOWN = ("HR@10", "NDCG@10")
 GROUP_NAMES = {
     "all": "all users",
-    "users/head": "most active third of users",
-    "users/mid": "middle third of users",
-    "users/tail": "least active third of users",
-    "items/head": "head items (top 20 % of clicks)",
-    "items/mid": "items in the middle",
-    "items/tail": "tail items (last 20 % of clicks)",
+    "users/head": "most active users",
+    "users/mid": "users between",
+    "users/tail": "least active users",
+    "items/head": "head items",
+    "items/mid": "items between",
+    "items/tail": "tail items",
     "known-to-cloud": "known to the cloud",
     "new-to-cloud": "new to the cloud",
+}
+_SHORT = {  # eight columns fit a terminal of 80
+    "base": "cloud",
+    "global": "global",
+    "users/head": "most active",
+    "users/mid": "middle",
+    "users/tail": "least active",
+    "known-to-cloud": "known to cloud",
+    "new-to-cloud": "new to cloud",
 }
 VARIANT_NAMES = {"base": "cloud only", "global": "federated patch", "personal": "personal patch"}
 
@@ -26,14 +35,18 @@ def results_table(results: Mapping[str, Any], metrics: tuple[str, ...] = SHOWN) 
     """Variants side by side, one row per group."""
     tables = results["tables"]
     present = [metric for metric in metrics if metric in next(iter(tables.values()))["all"]]
-    columns = [f"{VARIANT_NAMES.get(variant, variant)}\n{metric}" for metric in present for variant in tables]
+    columns = [f"{metric}\n{_short(variant)}" for metric in present for variant in tables]
     protocol = results["protocol"]
     table = new_table(f"{protocol['name']}, protocol {protocol['hash']}", "", "users", *columns)
     for group in known_groups(tables):
         rows = [tables[variant].get(group, {}) for variant in tables]
         values = [number(row.get(metric)) for metric in present for row in rows]
-        table.add_row(GROUP_NAMES.get(group, group), number(rows[0].get("users")), *values)
+        table.add_row(_short(group), number(rows[0].get("users")), *values)
     print_table(table)
+
+
+def _short(group: str) -> str:
+    return _SHORT.get(group, GROUP_NAMES.get(group, group))
 
 
 def known_groups(tables: Mapping[str, Any]) -> list[str]:
@@ -56,18 +69,19 @@ def comparison_table(result: Mapping[str, Any]) -> None:
     """B minus A with interval and p: every metric over all users, one metric by group."""
     names = [f"{side['run']} ({side['variant']})" for side in (result["a"], result["b"])]
     title = f"A = {names[0]}\nB = {names[1]}\n{result['users']:,} users, {result['protocol']['name']}"
-    table = new_table(title, "", "users", "A", "B", "B − A", "95 % interval", "p", "better", "worse")
+    table = new_table(title, "", "users", "A", "B", "B − A", "95 % interval", "p", "better\n/worse")
     for name, row in result["metrics"].items():
         _add(table, name, row)
     table.add_section()
+    table.add_row(f"{result['metric']} of")
     for name, row in result["groups"].items():
-        _add(table, f"{result['metric']}, {GROUP_NAMES.get(name, name)}", row)
+        _add(table, f" {_short(name)}", row)
     print_table(table)
 
 
 def _add(table: Any, name: str, row: Mapping[str, float]) -> None:
-    interval = f"{row['low']:+.4f} … {row['high']:+.4f}"
+    interval = f"{row['low']:+.4f}…{row['high']:+.4f}".replace("+0.", "+.").replace("-0.", "-.")
     p = "<1e-4" if row["p"] < 1e-4 else f"{row['p']:.4f}"
-    shares = [f"{100 * row[key]:.0f} %" for key in ("better", "worse")]
+    shares = f"{100 * row['better']:.0f}/{100 * row['worse']:.0f} %"
     values = [number(row["a"]), number(row["b"]), f"{row['difference']:+.4f}"]
-    table.add_row(name, number(int(row["users"])), *values, interval, p, *shares)
+    table.add_row(name, number(int(row["users"])), *values, interval, p, shares)
