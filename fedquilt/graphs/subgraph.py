@@ -99,7 +99,7 @@ class SubgraphBuilder:
             clicked_U[part], filled_U[part] = self._fill_nodes(contexts_UL[part], nodes_UN[part])
         edges_UNN = np.empty((num_users, num_nodes, num_nodes), np.float32)
         step = int(np.clip(_SCRATCH_BYTES // (self.num_items + 1), 32, _CHUNK))
-        scratch = np.zeros((min(step, num_users), self.num_items + 1), np.uint8)
+        scratch = _Scratch.of(min(step, num_users), self)
         for start in range(0, num_users, step):
             part = slice(start, start + step)
             self._fill_edges(nodes_UN[part], clicked_U[part], filled_U[part], edges_UNN[part], scratch)
@@ -180,30 +180,32 @@ class SubgraphBuilder:
         clicked_U: np.ndarray,
         filled_U: np.ndarray,
         edges_UNN: np.ndarray,
-        scratch: np.ndarray,
+        scratch: _Scratch,
     ) -> None:
-        """Writes edges_UNN. ``scratch`` uint8 [>= U, I + 1] is zero before and after."""
+        """Writes edges_UNN: the template, then the table's weight wherever a click's row holds a chosen neighbour."""
         num_users, num_nodes = nodes_UN.shape
         num_clicked, per_item = self.num_clicked, self.neighbour_items_IT.shape[1]
         np.take(self._templates, clicked_U, axis=0, out=edges_UNN, mode="clip")
         slots_N = np.arange(num_nodes)
-        users, slots = _nonzero((slots_N >= clicked_U[:, None]) & (slots_N < filled_U[:, None]))
-        chosen = users * scratch.shape[1] + nodes_UN[users, slots]
-        slot_of = scratch.reshape(-1)
-        slot_of[chosen] = slots
         clicks_UC = np.where(slots_N[:num_clicked] < clicked_U[:, None], nodes_UN[:, :num_clicked], self.num_items)
-        looked_up = (
-            self._padded_items.take(clicks_UC, axis=0) + (np.arange(num_users) * scratch.shape[1])[:, None, None]
-        )
-        slot_UCT = slot_of.take(looked_up).reshape(-1)
-        slot_of[chosen] = 0
-        hits = np.flatnonzero(slot_UCT)
-        rows, columns = np.divmod(hits, per_item)
-        weights = self.neighbour_weights_IT[clicks_UC.reshape(-1)[rows], columns]
-        users, clicks = np.divmod(rows, num_clicked)
-        flat, base, slots = edges_UNN.reshape(-1), users * num_nodes**2, slot_UCT[hits].astype(np.int64)
-        flat[base + clicks * num_nodes + slots] = weights
-        flat[base + slots * num_nodes + clicks] = weights
+        users, slots = _nonzero((slots_N >= clicked_U[:, None]) & (slots_N < filled_U[:, None]))
+        chosen = users * (self.num_items + 1) + nodes_UN[users, slots]
+        slot_of = scratch.slot_of
+        slot_of[chosen] = slots
+        looked_up = scratch.looked_up_UCT[:num_users]
+        np.add(self._padded_items.take(clicks_UC, axis=0), scratch.starts_U[:num_users, None, None], out=looked_up)
+        found = np.take(slot_of, looked_up, out=scratch.slots_UCT[:num_users], mode="clip").reshape(-1)
+        slot_of[chosen] = 0  # slot 0 is always a click, so 0 stands for "not chosen"
+        hits = np.flatnonzero(found != 0)
+        rows, slots = hits // per_item, found[hits].astype(np.int64)
+        weights = self._flat_weights[hits + (clicks_UC.reshape(-1)[rows].astype(np.int64) - rows) * per_item]
+        flat = edges_UNN.reshape(-1)
+        flat[scratch.row_of_click[rows] + slots] = weights
+        flat[scratch.column_of_click[rows] + slots * num_nodes] = weights
+
+    @cached_property
+    def _flat_weights(self) -> np.ndarray:
+        return np.ascontiguousarray(self.neighbour_weights_IT, dtype=np.float32).reshape(-1)
 
     @cached_property
     def _padded_items(self) -> np.ndarray:
@@ -220,6 +222,36 @@ class SubgraphBuilder:
         weight_NN = np.where((distance_NN >= 1) & (distance_NN <= self.window), 1 / np.maximum(distance_NN, 1), 0)
         inside_CN = slots_N < np.arange(self.num_clicked + 1)[:, None]
         return (weight_NN * inside_CN[:, :, None] * inside_CN[:, None, :]).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scratch:
+    """Memory for the edges of a chunk of users, taken once a call: fresh pages cost more than the arithmetic.
+
+    ``slot_of`` uint8 [U · (I + 1)] is the slot of a chosen neighbour, zero between uses. Of click c of user u,
+    ``row_of_click`` and ``column_of_click`` say where its row and its column begin in the flat edges_UNN.
+    """
+
+    slot_of: np.ndarray
+    starts_U: np.ndarray
+    looked_up_UCT: np.ndarray
+    slots_UCT: np.ndarray
+    row_of_click: np.ndarray
+    column_of_click: np.ndarray
+
+    @classmethod
+    def of(cls, num_users: int, builder: SubgraphBuilder) -> _Scratch:
+        size, num_nodes = builder.num_items + 1, builder.num_nodes
+        shape = (num_users, builder.num_clicked, builder.neighbour_items_IT.shape[1])
+        users_U1, clicks_C = np.arange(num_users)[:, None], np.arange(builder.num_clicked)
+        return cls(
+            slot_of=np.zeros(num_users * size, np.uint8),
+            starts_U=np.arange(num_users) * size,
+            looked_up_UCT=np.empty(shape, np.int64),
+            slots_UCT=np.empty(shape, np.uint8),
+            row_of_click=(users_U1 * num_nodes**2 + clicks_C * num_nodes).reshape(-1),
+            column_of_click=(users_U1 * num_nodes**2 + clicks_C).reshape(-1),
+        )
 
 
 def build_subgraphs(
