@@ -163,7 +163,7 @@ def _figures(
         figures["cloud"] = plots.cloud_curve(epochs)
     if curves := _curves(run, metric):
         figures["federation"] = plots.federation_curves(curves, metric)
-    if losses := [record for record in rounds if "query_loss_after" in record.get("metrics", {})]:
+    if losses := [record for record in rounds if _has_losses(record)]:
         figures["losses"] = plots.query_losses(losses)
     if tables:
         held = {title: _present(tables, labels) for title, labels in _PANELS.items()}
@@ -177,6 +177,10 @@ def _figures(
     return figures
 
 
+def _has_losses(record: Mapping[str, Any]) -> bool:
+    return all(record.get("metrics", {}).get(f"query_loss_{when}") is not None for when in ("before", "after"))
+
+
 def _present(tables: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
     return {key: label for key, label in labels.items() if all(key in table for table in tables.values())}
 
@@ -184,7 +188,7 @@ def _present(tables: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, 
 def _curves(run: RunFolder, metric: str) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in run.records("evaluation"):
-        for variant, table in record["tables"].items() if record.get("part") == "valid" else ():
+        for variant, table in record.get("tables", {}).items() if record.get("part") == "valid" else ():
             curves.setdefault(variant, []).append((record["round"], table["all"][metric]))
     return {
         name: curves[name] for name in sorted(curves, key=lambda v: _ORDER.index(v) if v in _ORDER else len(_ORDER))

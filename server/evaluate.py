@@ -3,7 +3,8 @@
 Devices answer with rank counts, not scores: for each variant ("base" = flag off, "global" = the federated patch,
 "personal" = the personal patch) ``greater_<variant>`` and ``ties_<variant>`` [H], one row per held-out click, beside
 ``client_ids`` and ``items`` [H] and, where asked for, ``top_<variant>`` [H, K], the items a user would be shown.
-A variant called "canary" holds the counts of constant scores; it is checked and never printed.
+A user with several held-out clicks may answer in one padded row instead: ``items`` and counts [U, M], items -1 where a
+row is padded. A variant called "canary" holds the counts of constant scores; it is checked and never printed.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def evaluation_tables(arrays: Arrays, split: Split, ks: Sequence[int], part: Par
 def label(arrays: Arrays, split: Split, part: Part) -> dict[str, np.ndarray]:
     """The arrays, checked, with what is needed to read them without the log: groups, candidates, protocol, hash."""
     held_out = split.valid if part == "valid" else split.test
+    arrays = flat(arrays)
     found_H = _require_held_out(arrays, held_out, split.train.num_items)
     run_canary(split, part)
     candidates_H = num_candidates(split, part)[found_H]
@@ -69,6 +71,19 @@ def label(arrays: Arrays, split: Split, part: Part) -> dict[str, np.ndarray]:
         "num_items": np.array(split.train.num_items),
         "held_out": np.array(len(held_out)),
     }
+
+
+def flat(arrays: Arrays) -> dict[str, np.ndarray]:
+    """One row per held-out click, as int64; padding and arrays that are none of ours are dropped.
+
+    What a padded user has once (id, list) is repeated for each of the user's clicks.
+    """
+    filled = np.asarray(arrays["items"]) >= 0
+    rows_H = np.nonzero(filled)[0]
+    per_click = [name for name in arrays if name == "items" or name.startswith(("greater_", "ties_"))]
+    once = [name for name in arrays if name == "client_ids" or name.startswith("top_")]
+    whole = {name: np.asarray(arrays[name]).astype(np.int64) for name in once + per_click}
+    return {name: array[filled] if name in per_click else array[rows_H] for name, array in whole.items()}
 
 
 def tables_of(labelled: Arrays, ks: Sequence[int]) -> dict[str, Any]:

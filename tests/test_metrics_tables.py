@@ -128,6 +128,17 @@ def test_the_stored_file_rebuilds_the_tables_without_the_log(log, tmp_path):
     assert tables_of(run.read_arrays("evaluation.npz"), KS) == result
 
 
+def test_padded_rows_of_users_say_the_same_as_one_row_a_click(log):
+    split = split_by(log, "rand-60-20-20")
+    # one click a user is held out of 8; a second, absent one is padding
+    arrays = answers(split, np.random.default_rng(0).random((USERS, ITEMS)))
+    padded = {
+        name: array if name == "client_ids" else np.stack([array, np.full(USERS, -1)], axis=1).astype(np.float32)
+        for name, array in arrays.items()
+    }
+    assert evaluation_tables(padded, split, KS) == evaluation_tables(arrays, split, KS)
+
+
 # --- what is refused ---
 
 
