@@ -54,7 +54,11 @@ class CoClickGraph:
 
 
 def build_coclick(log: InteractionLog, window: int, top_neighbours: int, max_pairs: int = MAX_PAIRS) -> CoClickGraph:
-    """The co-click graph of a log; O(C · window · log) time, O(C + I · top_neighbours + max_pairs) memory."""
+    """The co-click graph of a log.
+
+    Time O(C · window · log), and one pass over the log's items a band; memory O(C + I · top_neighbours + max_pairs).
+    Errors: ``ConfigError`` for a setting below 1, ``DataError`` for an empty or too large catalogue.
+    """
     if window < 1 or top_neighbours < 1 or max_pairs < 1:
         raise ConfigError(f"graph: window, top_neighbours and max_pairs must be >= 1; got {window}, {top_neighbours}")
     if log.num_items < 1:
