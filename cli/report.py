@@ -91,7 +91,7 @@ def _gain(run: RunFolder, variants: list[str], k: int) -> dict[str, Any] | None:
     stored = run.read_arrays(EVALUATION)
     before, after = (per_user(stored, variant, [k])[0][f"NDCG@{k}"] for variant in (variants[0], variants[-1]))
     change_U = after - before
-    low, high = bootstrap_interval(change_U)
+    low, high = (float(bound_M[0]) for bound_M in bootstrap_interval(change_U[:, None]))
     return {
         "users": len(change_U),
         "a": float(before.mean()),
