@@ -10,6 +10,7 @@ import tomllib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,10 @@ class Node:
     store: PersonalStore
     config: Config
 
+    @cached_property
+    def hosted_U(self) -> np.ndarray:
+        return np.sort(np.asarray(self.task.client_ids_U, np.int64))
+
     def train(self, order: TrainOrder) -> TrainReply:
         self._require_hosted(order.client_ids_K)
         self._require_patch(order.patch_P, order.standing.spec_hash)
@@ -65,7 +70,7 @@ class Node:
         return reply
 
     def evaluate(self, order: EvaluateOrder) -> EvaluateReply:
-        ids_K = np.sort(self.task.client_ids_U) if order.client_ids_K is None else order.client_ids_K
+        ids_K = self.hosted_U if order.client_ids_K is None else order.client_ids_K
         self._require_hosted(ids_K)
         self._require_patch(order.patch_P, order.standing.spec_hash)
         personal_KR = self.store.read(ids_K, before_round=order.round_ + 1)
@@ -73,7 +78,10 @@ class Node:
         return EvaluateReply(order.round_, order.part, ids_K, arrays)
 
     def _require_hosted(self, ids_K: np.ndarray) -> None:
-        strangers = ids_K[~np.isin(ids_K, self.task.client_ids_U)]
+        if not len(self.hosted_U):
+            raise NotDeployedError("this node hosts no users")
+        nearest_K = self.hosted_U[np.searchsorted(self.hosted_U, ids_K).clip(max=len(self.hosted_U) - 1)]
+        strangers = ids_K[nearest_K != ids_K]
         if strangers.size:
             raise NotDeployedError(
                 f"this node does not host client {strangers[0]} ({strangers.size} such in the order)"
@@ -114,7 +122,7 @@ def deploy(order: DeployOrder, context: Context, factory: TaskFactory) -> Deploy
     held = _hold((factory, folder, order.config_hash, order.base_hash), Deployment(config, _readonly(order.base)))
     node = _node(held, context, factory, folder)
     node.task.spec.require(order.spec.hash, "deploy")
-    return DeployReply(node.task.client_ids_U, _partition(context)[0], node.task.spec.hash, code_hash())
+    return DeployReply(node.hosted_U, _partition(context)[0], node.task.spec.hash, code_hash())
 
 
 def node_for(standing: Standing, context: Context, factory: TaskFactory) -> Node:

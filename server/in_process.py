@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, MutableMapping
+from copy import copy
 from logging import ERROR
+from typing import Any, cast
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore import log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+Record = ArrayRecord | ConfigRecord | MetricRecord
 
 
 class InProcessGrid(Grid):
@@ -93,7 +96,7 @@ class InProcessGrid(Grid):
         if context is None:
             reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "no such node"), reply_to=message)
         else:
-            reply = deepcopy(self._call(deepcopy(message), context))
+            reply = _own_copy(self._call(_own_copy(message), context))
         self._replies[message_id] = reply
         return message_id
 
@@ -104,6 +107,23 @@ class InProcessGrid(Grid):
             log(ERROR, traceback.format_exc())
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def _own_copy(message: Message) -> Message:
+    """A message of which nothing that can be changed is shared with the other side."""
+    own = copy(message)
+    own.__dict__["_metadata"] = copy(message.metadata)  # no public way to copy a message with its metadata
+    if message.has_content():
+        own.content = RecordDict({name: _copy_record(record) for name, record in message.content.items()})
+    return own
+
+
+def _copy_record(record: Record) -> Record:
+    fresh: MutableMapping[str, Any] = record.copy()
+    for key, value in record.items():
+        if isinstance(value, Array | list):
+            fresh[key] = copy(value)
+    return cast(Record, fresh)
 
 
 def _assume_identity(run_id: int) -> None:

@@ -49,6 +49,7 @@ class _Federation:
     ):
         self.grid, self.config, self.run, self.hooks, self.scribe = grid, config, run, hooks, scribe
         self.ledger = RandomnessLedger(run.path / LEDGER)
+        self.checkpoints = run.checkpoints
         self.num_draws = 0
         self.strategy = PatchStrategy(config, deployment.spec, deployment.base, run.devices, witness=self._witness)
         self.arrays: ArrayRecord = write_patch(deployment.initial_patch_P)
@@ -65,7 +66,7 @@ class _Federation:
 
     def _go_back_to_checkpoint(self) -> int:
         """Deploy, restore the newest checkpoint and drop what was written after it. -> the last round that is done."""
-        checkpoint, complaints = load_latest(self.run.checkpoints)
+        checkpoint, complaints = load_latest(self.checkpoints)
         for complaint in complaints:
             log(WARNING, "%s; going on from the one before", complaint)
         if checkpoint is not None:
@@ -88,7 +89,7 @@ class _Federation:
         return checkpoint.round_
 
     def _require_fit(self, checkpoint: Checkpoint) -> None:
-        ours = {"config_hash": self.config.hash(), "spec_hash": self.strategy.spec.hash}
+        ours = {"config_hash": self.strategy.config_hash, "spec_hash": self.strategy.spec.hash}
         for name, value in ours.items():
             if getattr(checkpoint, name) != value:
                 raise RunError(
@@ -107,7 +108,7 @@ class _Federation:
 
     def _round(self, round_: int) -> None:
         started = time.perf_counter()
-        self.strategy.settled_round = min(kept_rounds(self.run.checkpoints), default=0)
+        self.strategy.settled_round = min(kept_rounds(self.checkpoints), default=0)
         orders = self.strategy.configure_train(round_, self.arrays, ConfigRecord(), self.grid)
         replies = self.grid.send_and_receive(orders, timeout=self.config.federation.round_deadline_s)
         arrays, _ = self.strategy.aggregate_train(round_, replies)
@@ -130,14 +131,14 @@ class _Federation:
         checkpoint = Checkpoint(
             round_=round_,
             patch_P=read_patch(self.arrays),
-            config_hash=self.config.hash(),
+            config_hash=self.strategy.config_hash,
             spec_hash=self.strategy.spec.hash,
             population_hash=self.population_hash,
             ledger_lines=self.num_draws,
             optimizer_state=self.strategy.state.optimizer,
             rule_state=self.strategy.state.rule,
         )
-        self.scribe.submit(save_checkpoint, self.run.checkpoints, checkpoint)
+        self.scribe.submit(save_checkpoint, self.checkpoints, checkpoint)
 
     def _evaluate(self, round_: int, part: str) -> Evaluation:
         orders = self.strategy.configure_evaluate(round_, self.arrays, ConfigRecord({"part": part}), self.grid)

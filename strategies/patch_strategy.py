@@ -69,6 +69,7 @@ class PatchStrategy(Strategy):
     ):
         federation, optimizer = config.federation, config.server_optimizer
         self.config, self.spec, self.base = config, spec, base
+        self.config_hash = config.hash()
         self.rule = make_aggregator(federation.aggregator, federation.aggregator_options)
         self.optimizer = make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
         self.state = StrategyState(self.optimizer.initial_state(spec.num_parameters))
@@ -77,7 +78,7 @@ class PatchStrategy(Strategy):
         self.report: RoundReport | None = None
         self.evaluation: Evaluation | None = None
         folder = str(Path(device_folder).absolute()) if device_folder else ""
-        self._standing = wire.Standing(spec.hash, config.hash(), wire.arrays_hash(base), folder)
+        self._standing = wire.Standing(spec.hash, self.config_hash, wire.arrays_hash(base), folder)
         self._witness = witness
         self._buffer = RowBuffer()
         self._asked: _Asked | None = None
@@ -99,7 +100,7 @@ class PatchStrategy(Strategy):
             base=self.base,
             spec=self.spec,
             config_toml=self.config.to_toml(),
-            config_hash=self._standing.config_hash,
+            config_hash=self.config_hash,
             base_hash=self._standing.base_hash,
             code_hash=code_hash(),
             folder=self._standing.folder,

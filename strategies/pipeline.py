@@ -69,7 +69,7 @@ def collect(
     clipping_norm: float,
     buffer: RowBuffer,
 ) -> Usable:
-    """Keep what is usable. The rows lie in ``buffer`` and are valid until its next use."""
+    """Keep what is usable. The rows lie in ``buffer`` or in the reply itself, and are valid until the next use."""
     rejected: list[Rejection] = []
     kept: list[tuple[TrainReply, np.ndarray]] = []
     for answer in answers:
@@ -81,8 +81,8 @@ def collect(
         kept.append((reply, rows))
     ids_K = np.concatenate([reply.client_ids_K[rows] for reply, rows in kept] or [np.empty(0, np.int64)])
     order_K = np.argsort(ids_K, kind="stable")
-    updates_KP = _gather(kept, order_K, buffer.rows(len(ids_K), num_parameters))
-    clipped_KP, norms_K = clip_rows(updates_KP, clipping_norm, in_place=True)
+    updates_KP = _gather(kept, order_K, num_parameters, buffer)
+    clipped_KP, norms_K = clip_rows(updates_KP, clipping_norm, in_place=updates_KP.flags.writeable)
     usable = Usable(
         client_ids_K=ids_K[order_K],
         updates_KP=clipped_KP,
@@ -109,6 +109,8 @@ def _whole(reply: TrainReply | str, round_: int, spec_hash: str) -> tuple[TrainR
 def _good_rows(reply: TrainReply, answer: NodeAnswer, rejected: list[Rejection]) -> np.ndarray:
     """Indices of the rows to use; the others, and the users without a row, go to ``rejected``."""
     ids_K, asked = reply.client_ids_K, answer.asked_K
+    if np.array_equal(ids_K, asked) and (reply.num_examples_K > 0).all():
+        return np.arange(len(ids_K))
     unasked_K = ~np.isin(ids_K, asked)
     unique, counts = np.unique(ids_K, return_counts=True)
     twice_K = np.isin(ids_K, unique[counts > 1])
@@ -135,8 +137,13 @@ def _absent(reply: TrainReply, answer: NodeAnswer) -> list[Rejection]:
     ]
 
 
-def _gather(kept: Sequence[tuple[TrainReply, np.ndarray]], order_K: np.ndarray, out_KP: np.ndarray) -> np.ndarray:
-    """Copy every kept row to its place in the order of client ids."""
+def _gather(
+    kept: Sequence[tuple[TrainReply, np.ndarray]], order_K: np.ndarray, num_parameters: int, buffer: RowBuffer
+) -> np.ndarray:
+    """Every kept row in the order of client ids: the one reply's own (read-only) rows, or copies in the buffer."""
+    if len(kept) == 1 and len(order_K) == len(kept[0][0].updates_KP) and _consecutive(order_K):
+        return kept[0][0].updates_KP
+    out_KP = buffer.rows(len(order_K), num_parameters)
     place_K = np.empty_like(order_K)
     place_K[order_K] = np.arange(len(order_K))
     start = 0
