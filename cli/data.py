@@ -18,13 +18,19 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Describe a log: size, popularity, activity, time, what reading it found."""
+    from cli.progress import progress
     from fedquilt.config import load
     from fedquilt.graphs.datasets import load_log
     from fedquilt.graphs.describe import describe
 
     chosen = [f"data.{key}={value!r}" for key, value in (("dataset", dataset), ("path", path)) if value is not None]
-    log = load_log(load(config, [*(overrides or ()), *chosen]).data)
-    facts = describe(log)
+    wanted = load(config, [*(overrides or ()), *chosen]).data
+    with progress(as_json) as report:
+        report("reading the log", 0, 2)
+        log = load_log(wanted)
+        report("reading the log", 1, 2, "describing")
+        facts = describe(log)
+        report("reading the log", 2, 2)
     if as_json:
         print_json(facts)
         return
@@ -49,5 +55,6 @@ def flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _cell(value: Any) -> str:
-    is_number = hasattr(value, "__float__") and not isinstance(value, bool)
-    return number(value.item() if hasattr(value, "item") else value) if is_number else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if value is None or isinstance(value, int | float) else str(value)

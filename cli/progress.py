@@ -58,4 +58,4 @@ class _Lines:
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         began = self._began.setdefault(stage, time.monotonic())
         if done >= total:
-            typer.echo(f"{stage}: {done} in {time.monotonic() - began:.1f} s {note}".rstrip(), err=True)
+            typer.echo(f"{stage}: {done}/{total} in {time.monotonic() - began:.1f} s {note}".rstrip(), err=True)

@@ -88,9 +88,9 @@ def test_a_shift_of_a_fifth_of_the_noise_is_found_and_no_shift_is_not():
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(11)
-    intervals = [bootstrap_interval(rng.exponential(size=(150, 1)), resamples=400) for _ in range(300)]
+    intervals = [bootstrap_interval(rng.exponential(size=(150, 1)), resamples=200) for _ in range(200)]
     covered = np.mean([low <= 1 <= high for low, high in intervals])
-    assert 0.89 <= covered <= 0.98  # 0.95 less the known undercoverage of percentiles at n = 150; 5 sd are 0.06
+    assert 0.87 <= covered <= 0.99  # 0.94 is known of percentiles at n = 150; four standard deviations are 0.06
     assert np.mean([low <= 0.75 <= high for low, high in intervals]) < 0.5  # it must also exclude
 
 
