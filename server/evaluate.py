@@ -20,7 +20,9 @@ from fedquilt.graphs.splits import HeldOut, Split, new_to_cloud
 from fedquilt.metrics import (
     canary,
     chance,
+    contains,
     coverage,
+    distinct,
     gini,
     rank_counts,
     rank_counts_sampled,
@@ -149,15 +151,17 @@ def run_canary(split: Split, part: Part) -> None:
 
 
 def seen_items(split: Split, part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """CSR (offsets [U + 1], items) of what never competes: training clicks, and for the test also validation clicks."""
+    """CSR (offsets [U + 1], items) of what never competes: training clicks, and for the test also validation clicks.
+
+    Items are sorted within a user, each once.
+    """
     users, items = [split.train.users_C], [split.train.items_C]
     if part == "test":
         users.append(split.valid.users_H)
         items.append(split.valid.items_H)
-    users_C, items_C = np.concatenate(users), np.concatenate(items)
-    order = np.argsort(users_C, kind="stable")
-    offsets = np.searchsorted(users_C[order], np.arange(split.train.num_users + 1))
-    return offsets, items_C[order]
+    num_items = split.train.num_items
+    keys = distinct(np.concatenate(users).astype(np.int64) * num_items + np.concatenate(items))
+    return np.searchsorted(keys, np.arange(split.train.num_users + 1) * num_items), keys % num_items
 
 
 def num_candidates(split: Split, part: Part) -> np.ndarray:
@@ -165,11 +169,10 @@ def num_candidates(split: Split, part: Part) -> np.ndarray:
     held_out = split.valid if part == "valid" else split.test
     if held_out.negatives_HM is not None:
         return np.full(len(held_out), held_out.negatives_HM.shape[1] + 1)
-    offsets, items = seen_items(split, part)
-    keys = np.unique(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * split.train.num_items + items)
-    seen_U = np.bincount(keys // split.train.num_items, minlength=split.train.num_users)
-    again_H = np.isin(held_out.users_H * split.train.num_items + held_out.items_H, keys)
-    return split.train.num_items - seen_U[held_out.users_H] + again_H
+    (offsets, items), num_items = seen_items(split, part), split.train.num_items
+    keys = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * num_items + items
+    again_H = contains(keys, held_out.users_H * num_items + held_out.items_H)
+    return num_items - np.diff(offsets)[held_out.users_H] + again_H
 
 
 def _rows(offsets: np.ndarray, items: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
