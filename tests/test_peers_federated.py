@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.peers import fed_mf, pfedrec
-from experiments.peers.interface import StrictNegatives
+from experiments.peers.interface import StrictNegatives, click_matrix
 from fedquilt.graphs.log import InteractionLog
 
 LOG = InteractionLog("hand", np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 3, 4]), num_users=2, num_items=6)
@@ -20,7 +20,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def examples(generator):
-    return fed_mf.examples(LOG, StrictNegatives(LOG, generator), num_negatives=2)
+    return pfedrec.examples(LOG, StrictNegatives(LOG, generator), num_negatives=2)
 
 
 def test_a_round_holds_each_click_once_and_its_negatives(examples):
@@ -30,27 +30,41 @@ def test_a_round_holds_each_click_once_and_its_negatives(examples):
     assert labels_E.sum() == 5
 
 
-def test_fedmf_gradients_are_those_of_the_central_loss(generator, examples):
-    users_E, items_E, labels_E = examples
-    vectors_UD, table_ID = (torch.randn(n, 3, generator=generator, requires_grad=True) for n in (2, 6))
+@pytest.fixture
+def factors(generator) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(2, 3, generator=generator), torch.randn(6, 3, generator=generator)
+
+
+def test_fedmf_draws_strict_negatives_for_each_click(generator):
+    drawn_UI = fed_mf.draw(LOG, StrictNegatives(LOG, generator), num_negatives=4)
+    assert drawn_UI.sum(1).tolist() == [12, 8]
+    assert not (drawn_UI * torch.from_numpy(click_matrix(LOG))).any()
+
+
+def test_fedmf_gradients_are_those_of_the_central_loss(generator, factors):
+    clicks_UI = torch.from_numpy(click_matrix(LOG))
+    drawn_UI = fed_mf.draw(LOG, StrictNegatives(LOG, generator), num_negatives=2)
+    vectors_UD, table_ID = (factor.clone().requires_grad_() for factor in factors)
+    users_E = torch.cat([part.nonzero()[:, 0] for part in (clicks_UI, *[drawn_UI > n for n in range(6)])])
+    items_E = torch.cat([part.nonzero()[:, 1] for part in (clicks_UI, *[drawn_UI > n for n in range(6)])])
+    labels_E = torch.cat([torch.ones(5), torch.zeros(len(users_E) - 5)])
     p_ED, q_ED = vectors_UD[users_E], table_ID[items_E]
     logistic = torch.nn.functional.binary_cross_entropy_with_logits((p_ED * q_ED).sum(1), labels_E, reduction="sum")
     (logistic + 0.05 * (p_ED.square().sum() + q_ED.square().sum())).backward()
-    own_UD, sent_ID = fed_mf.gradients(vectors_UD.detach(), table_ID.detach(), *examples, regularisation=0.1)
+    own_UD, sent_ID = fed_mf.gradients(*factors, clicks_UI, drawn_UI, regularisation=0.1)
+    assert len(users_E) == 15
     assert torch.allclose(own_UD, vectors_UD.grad, atol=1e-6)
     assert torch.allclose(sent_ID, table_ID.grad, atol=1e-6)
 
 
-def test_what_fedmf_clients_send_adds_up(generator, examples):
-    vectors_UD, table_ID = torch.randn(2, 3, generator=generator), torch.randn(6, 3, generator=generator)
-    alone = [
-        fed_mf.gradients(vectors_UD, table_ID, *(part[examples[0] == user] for part in examples), regularisation=0.1)
-        for user in (0, 1)
-    ]
-    own_UD, sent_ID = fed_mf.gradients(vectors_UD, table_ID, *examples, regularisation=0.1)
+def test_what_fedmf_clients_send_alone_adds_up(generator, factors):
+    vectors_UD, table_ID = factors
+    clicks_UI = torch.from_numpy(click_matrix(LOG))
+    drawn_UI = fed_mf.draw(LOG, StrictNegatives(LOG, generator), num_negatives=2)
+    own_UD, sent_ID = fed_mf.gradients(vectors_UD, table_ID, clicks_UI, drawn_UI, regularisation=0.1)
+    alone = [fed_mf.gradients(vectors_UD[[u]], table_ID, clicks_UI[[u]], drawn_UI[[u]], 0.1) for u in (0, 1)]
+    assert torch.allclose(own_UD, torch.cat([own for own, _ in alone]), atol=1e-6)
     assert torch.allclose(sent_ID, alone[0][1] + alone[1][1], atol=1e-6)
-    assert not alone[0][0][1].any()  # user 0's examples say nothing about user 1's vector
-    assert torch.allclose(own_UD, alone[0][0] + alone[1][0], atol=1e-6)
 
 
 def test_pfedrec_starts_all_clients_alike_and_they_part(generator, examples):

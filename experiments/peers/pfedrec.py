@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.peers.fed_mf import examples
 from experiments.peers.interface import BestEpoch, Fitted, StrictNegatives, Validate
 from fedquilt.graphs.log import InteractionLog
 
@@ -57,6 +56,17 @@ def fit(
         if best.is_over(round_, clients.scores().numpy()):
             break
     return best.result()
+
+
+def examples(train: InteractionLog, negatives: StrictNegatives, num_negatives: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(users, items, labels) of every client's round: its clicks, and ``num_negatives`` strict negatives for each."""
+    users_C, items_C = torch.from_numpy(train.users_C).long(), torch.from_numpy(train.items_C).long()
+    drawn_CN = negatives.draw(users_C[:, None].expand(-1, num_negatives))
+    users_E = users_C[:, None].expand(-1, 1 + num_negatives).reshape(-1)
+    items_E = torch.cat([items_C[:, None], drawn_CN], dim=1).reshape(-1)
+    labels_CN = torch.zeros(len(users_C), 1 + num_negatives)
+    labels_CN[:, 0] = 1
+    return users_E, items_E, labels_CN.reshape(-1)
 
 
 def start(num_users: int, table_ID: Tensor, generator: torch.Generator) -> Clients:

@@ -79,6 +79,6 @@ PEERS: dict[str, Peer] = {
             *options(loss=["softmax"], dropout=[0.5], length=[200]),
         ],
     ),
-    "fedmf": Peer("FedMF, 64 dimensions", fed_mf.fit, options(regularisation=[1e-2, 3e-2, 1e-1]), federated=True),
+    "fedmf": Peer("FedMF, 32 dimensions", fed_mf.fit, options(regularisation=[1e-2, 2e-2, 4e-2]), federated=True),
     "pfedrec": Peer("PFedRec, 32 dimensions", pfedrec.fit, federated=True, reference=(0.551, 0.317)),
 }
