@@ -67,6 +67,7 @@ def _run(run: RunFolder, quiet: bool) -> dict[str, Any]:
     try:
         with progress(quiet) as report:
             results = run_simulation(run.config, run, report)
+        run.set_status("done")  # before the report, which shows it
         path = write_report(run)
     except KeyboardInterrupt:
         run.set_status("interrupted")
@@ -75,7 +76,6 @@ def _run(run: RunFolder, quiet: bool) -> dict[str, Any]:
     except FedquiltError as error:
         run.set_status("failed", error=str(error))
         raise
-    run.set_status("done")
     return {"run": str(run.path), "report": str(path), "results": results}
 
 

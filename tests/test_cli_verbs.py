@@ -250,7 +250,9 @@ def test_a_finished_run_is_done_and_has_a_report(call, simulation, tmp_path):
     simulation(lambda config, run, progress: {})
     code, out, _ = call("simulate", "--out", tmp_path, "--json")
     assert code == 0
-    assert Path(json.loads(out)["report"]).read_text().startswith("<!doctype html>")
+    html = Path(json.loads(out)["report"]).read_text()
+    assert html.startswith("<!doctype html>")
+    assert "seed 0 · done" in html
     assert list_runs(tmp_path)[0].status["state"] == "done"
 
 
