@@ -61,12 +61,13 @@ def _run(run: RunFolder, quiet: bool) -> dict[str, Any]:
     """One run to its end. Whatever stops it, the folder says so and can be resumed."""
     from cli.progress import progress
     from cli.report import write_report
+    from client.app import app as client_app
     from server.simulate import simulate as run_simulation
 
     run.set_status("running", pid=os.getpid())
     try:
         with progress(quiet) as report:
-            results = run_simulation(run.config, run, report)
+            results = run_simulation(run.config, run, client_app, report)
         run.set_status("done")  # before the report, which shows it
         path = write_report(run)
     except KeyboardInterrupt:

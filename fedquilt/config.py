@@ -63,16 +63,21 @@ class CloudConfig(_Section):
     use_features: bool = True
     hidden: int = Field(64, ge=2, description="width of the item encoder's hidden layer")
     num_layers: int = Field(2, ge=0, description="graph convolutions")
-    epochs: int = Field(30, ge=0)
-    batch_size: int = Field(256, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
+    epochs: int = Field(60, ge=0)
+    batch_size: int = Field(128, ge=1, description="users a step")
+    num_contexts: int = Field(4, ge=1, description="moments of a user's history that one step learns from, twice")
+    num_targets: int = Field(8, ge=1, description="clicks after each of these moments that are to be predicted")
+    learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(1e-5, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
-    patience: int = Field(5, ge=1, description="epochs without a better validation score before training stops")
+    patience: int = Field(8, ge=1, description="epochs without a better validation score before training stops")
 
 
 class PatchConfig(_Section):
-    parts: tuple[str, ...] = Field(("bottleneck", "item-bias"), description="bottleneck, item-bias, item-low-rank")
+    parts: tuple[str, ...] = Field(
+        ("bottleneck", "item-bias"),
+        description="bottleneck, item-bias, item-low-rank, readout, convolution (these two: all kernel weights)",
+    )
     bottleneck: int = Field(8, ge=1, description="width of a bottleneck patch")
     item_rank: int = Field(16, ge=1, description="rank of the item-low-rank patch")
 
@@ -80,10 +85,21 @@ class PatchConfig(_Section):
 class MetaConfig(_Section):
     inner_steps: int = Field(1, ge=0)
     inner_learning_rate: float = Field(0.1, gt=0)
+    inner_parts: tuple[str, ...] = Field(
+        ("bottleneck", "item-bias", "readout", "convolution"),
+        description="parts of the patch that inner steps change and that a personal patch holds",
+    )
     second_order: bool = True
-    num_support: int = Field(16, ge=1, description="S, earlier clicks of a user that the inner steps learn from")
+    support_weight: float = Field(
+        0.5, ge=0, lt=1, description="share of the support loss before adaptation in the outer loss; 0 = plain MAML"
+    )
+    carry: float = Field(
+        0.0, ge=0, le=1, description="share of the stored personal patch that inner steps start from; 0 = plain MAML"
+    )
+    num_contexts: int = Field(1, ge=1, description="subgraphs per user in the support set, and again in the query set")
+    num_support: int = Field(16, ge=1, description="S, clicks after a support subgraph that the inner steps learn from")
     num_query: int = Field(16, ge=1, description="Q, later clicks that the outer step learns from")
-    num_negatives: int = Field(0, ge=0, description="sampled negatives per click; 0 = softmax over all items")
+    num_negatives: int = Field(0, ge=0, description="drawn negatives per click; 0 = softmax over all unseen items")
 
 
 class FederationConfig(_Section):

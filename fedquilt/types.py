@@ -77,22 +77,26 @@ class Patch:
 
 @dataclass(frozen=True)
 class Cohort:
-    """U users' local subgraphs, padded to N nodes, with disjoint support and query sets.
+    """U users, G local subgraphs each, padded to N nodes; up to T target clicks follow each subgraph.
 
-    ``nodes_UN`` are item indices (0 where ``node_mask_UN`` is False). ``recency_UN`` is 0 for the latest click in the
-    subgraph, 1 for the one before, ..., and -1 for a neighbour that the user has not clicked. ``edges_UNN`` are
-    co-click weights, float32, zero where there is no edge; rows and columns of padding are zero.
+    Subgraph g of a user is what the device knew at one moment of the user's history. The first ``num_support`` of the
+    G are the support set, the others the query set; a user's support targets all come before their query targets.
+    ``nodes_UGN`` are item indices (0 where ``node_mask_UGN`` is False). ``recency_UGN`` is 0 for the latest click in
+    the subgraph, 1 for the one before, ..., and -1 for a neighbour that is not clicked. ``edges_UGNN`` are co-click
+    weights, float32, zero where there is no edge; rows and columns of padding are zero. ``targets_UGT`` are items, -1
+    for none. ``seen`` is (rows, items), one pair per training click; these are never negatives.
+    ``negatives_UGTM`` are M drawn negatives per target (-1 for none), or None where every unseen item is one.
     """
 
     client_ids_U: np.ndarray
-    nodes_UN: np.ndarray
-    node_mask_UN: np.ndarray
-    recency_UN: np.ndarray
-    edges_UNN: np.ndarray
-    support_US: np.ndarray
-    support_mask_US: np.ndarray
-    query_UQ: np.ndarray
-    query_mask_UQ: np.ndarray
+    nodes_UGN: np.ndarray
+    node_mask_UGN: np.ndarray
+    recency_UGN: np.ndarray
+    edges_UGNN: np.ndarray
+    targets_UGT: np.ndarray
+    num_support: int
+    seen: tuple[np.ndarray, np.ndarray]
+    negatives_UGTM: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.client_ids_U)

@@ -60,7 +60,6 @@ class Standing:
     spec_hash: str
     config_hash: str
     base_hash: str
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -353,12 +352,11 @@ def _standing_facts(standing: Standing) -> dict[str, Any]:
         "spec-hash": standing.spec_hash,
         "config-hash": standing.config_hash,
         "base-hash": standing.base_hash,
-        "folder": standing.folder,
     }
 
 
 def _read_standing(facts: Facts) -> Standing:
-    return Standing(facts.text("spec-hash"), facts.text("config-hash"), facts.text("base-hash"), facts.text("folder"))
+    return Standing(facts.text("spec-hash"), facts.text("config-hash"), facts.text("base-hash"))
 
 
 def _read_spec(text: str) -> PatchSpec:

@@ -1,0 +1,176 @@
+"""The recommender as a ``LocalTask``: a node's users, their subgraphs, and the four ways their held-out clicks are
+ranked.
+
+Variants: ``stale``, the cloud model over what the cloud has seen of the user; ``base``, the cloud model over the local
+subgraph (flag off); ``global``, with the federated patch; ``personal``, with the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.held_out import HeldOutClicks
+from client.personalise import Personaliser
+from client.task import LocalUpdates
+from fedquilt.config import Config, DataConfig, SplitConfig
+from fedquilt.errors import FederationError
+from fedquilt.graphs.cohorts import MIN_CLICKS, CohortBuilder
+from fedquilt.graphs.datasets import load_log
+from fedquilt.graphs.log import InteractionLog
+from fedquilt.graphs.splits import Split, split_log
+from fedquilt.graphs.subgraph import SubgraphBuilder
+from fedquilt.metrics import ragged
+from fedquilt.types import Cohort, PatchSpec
+from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
+from models.losses import Examples
+from models.patches import patch_spec
+
+_CHUNK_FLOATS = 8_000_000  # patch rows and scores held at once, about 32 MB each
+_MAX_CHUNK = 256  # users; more gains nothing and falls out of the cache
+
+
+def make_task(config: Config, partition_id: int, num_partitions: int) -> RecommendTask:
+    split = load_split(config.data.model_dump_json(), config.split.model_dump_json())
+    ids_U = np.arange(partition_id, split.train.num_users, num_partitions)
+    return RecommendTask(config, split, ids_U)
+
+
+@lru_cache(maxsize=2)
+def load_split(data_json: str, split_json: str) -> Split:
+    """One copy a process: the nodes of a simulation share it. The sections come as JSON because a cache needs a key."""
+    data, split = DataConfig.model_validate_json(data_json), SplitConfig.model_validate_json(split_json)
+    return split_log(load_log(data), split)
+
+
+class RecommendTask:
+    """``client_ids_U`` are the users of this node with enough clicks to take part or a held-out click to be judged
+    by.
+    """
+
+    def __init__(self, config: Config, split: Split, client_ids_U: np.ndarray):
+        counts_U = np.diff(split.train.offsets)[client_ids_U]
+        self.config, self.split = config, split
+        self.client_ids_U = client_ids_U[counts_U >= MIN_CLICKS].astype(np.int64)
+        self._installed: _Installed | None = None
+
+    def install(self, base: Mapping[str, np.ndarray]) -> None:
+        self._installed = _Installed(self.config, self.split, base)
+
+    @property
+    def _device(self) -> _Installed:
+        if self._installed is None:
+            raise FederationError("the node has no base model yet: deploy before training")
+        return self._installed
+
+    @property
+    def spec(self) -> PatchSpec:
+        return self._device.personaliser.spec
+
+    @property
+    def personal_size(self) -> int:
+        return self._device.personaliser.personal_size
+
+    def train(
+        self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, round_: int, run_seed: int
+    ) -> LocalUpdates:
+        device, spec = self._device, self.spec
+        updates_KP = np.empty((len(client_ids_K), spec.num_parameters), np.float32)
+        new_personal_KR = np.empty((len(client_ids_K), self.personal_size), np.float32)
+        examples_K = np.empty(len(client_ids_K), np.int64)
+        losses: dict[str, np.ndarray] = {name: np.empty(len(client_ids_K)) for name in ("support_loss", "query_loss")}
+        for rows in self._chunks(len(client_ids_K)):
+            cohort = device.data.training_cohort(client_ids_K[rows], round_, run_seed)
+            step = device.personaliser.outer_step(cohort, patch_P, personal_KR[rows])
+            updates_KP[rows], new_personal_KR[rows] = step.updates_UP, step.personal_UR
+            examples_K[rows] = step.num_examples_U
+            losses["support_loss"][rows], losses["query_loss"][rows] = step.support_loss_U, step.query_loss_U
+        return LocalUpdates(updates_KP, examples_K, new_personal_KR, losses)
+
+    def evaluate(
+        self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, part: str
+    ) -> Mapping[str, np.ndarray]:
+        """Rank counts of the held-out clicks, rows padded with item -1; see ``server/evaluate.py`` for the names."""
+        parts = [
+            self._evaluate(client_ids_K[r], patch_P, personal_KR[r], part) for r in self._chunks(len(client_ids_K))
+        ]
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} if parts else {}
+
+    def _chunks(self, count: int) -> Iterator[slice]:
+        contexts = 2 * self.config.meta.num_contexts
+        floats_a_user = self.spec.num_parameters + contexts * self.split.train.num_items
+        size = int(np.clip(_CHUNK_FLOATS // floats_a_user, 1, _MAX_CHUNK))
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+    def _evaluate(self, ids: np.ndarray, patch_P: np.ndarray, personal: np.ndarray, part: str) -> dict[str, np.ndarray]:
+        held_out = self._valid if part == "valid" else self._test
+        seen_KI = self._seen(ids, part)
+        arrays: dict[str, np.ndarray] = {"items": held_out.items(ids)}
+        for variant, scores_KI in self._scores(ids, patch_P, personal):
+            arrays.update(held_out.counts(variant, scores_KI.numpy(), ids, seen_KI))
+        return arrays
+
+    def _scores(self, ids: np.ndarray, patch_P: np.ndarray, personal: np.ndarray) -> Iterator[tuple[str, Tensor]]:
+        """(variant, scores [K, I])."""
+        device = self._device
+        weights, personaliser, evaluation = device.weights, device.personaliser, self.config.evaluation
+        with torch.no_grad():
+            yield "stale", _last_scores(weights, device.cloud_data.serving_cohort(ids))
+            cohort = device.data.serving_cohort(ids)
+            yield "base", _last_scores(weights, cohort)
+            yield "global", _last_scores(weights, cohort, personaliser.shared(patch_P, len(ids)))
+        examples = Examples.of(cohort, weights.num_items)[: cohort.num_support]
+        own = personaliser.personal(
+            examples, patch_P, personal, evaluation.personal_steps, evaluation.personal_learning_rate
+        )
+        with torch.no_grad():
+            yield "personal", _last_scores(weights, cohort, own)
+
+    @cached_property
+    def _valid(self) -> HeldOutClicks:
+        return HeldOutClicks(self.split.valid, self.split.train.num_users)
+
+    @cached_property
+    def _test(self) -> HeldOutClicks:
+        return HeldOutClicks(self.split.test, self.split.train.num_users)
+
+    def _seen(self, ids: np.ndarray, part: str) -> np.ndarray:
+        """bool [K, I], what never competes: training clicks, and in the test also validation clicks."""
+        train = self.split.train
+        seen_KI = np.zeros((len(ids), train.num_items), bool)
+        seen_KI[ragged(train.offsets, train.items_C, ids)] = True
+        if part == "test":
+            items_KM = self._valid.items(ids)
+            rows, places = np.nonzero(items_KM >= 0)
+            seen_KI[rows, items_KM[rows, places]] = True
+        return seen_KI
+
+
+class _Installed:
+    """What a deploy made possible: the kernel, and the users' data with the cloud's neighbours."""
+
+    def __init__(self, config: Config, split: Split, base: Mapping[str, np.ndarray]):
+        graph = config.graph
+        self.weights = KernelWeights.of(base)
+        self.personaliser = Personaliser(self.weights, patch_spec(self.weights, config.patch), config.meta)
+        self._builder = SubgraphBuilder(
+            base["neighbour_items"], base["neighbour_weights"], graph.num_nodes, graph.num_clicked, graph.window
+        )
+        self._config, self._split = config, split
+        self.data = self._local(split.train)
+
+    @cached_property
+    def cloud_data(self) -> CohortBuilder:
+        return self._local(self._split.cloud)
+
+    def _local(self, log: InteractionLog) -> CohortBuilder:
+        return CohortBuilder(log, self._builder, self._config.graph, self._config.meta)
+
+
+def _last_scores(weights: KernelWeights, cohort: Cohort, patch: Mapping[str, Tensor] | None = None) -> Tensor:
+    present = Graphs.of(cohort)[-1:]
+    return all_scores(weights, user_vectors(weights, present, patch), patch)[:, 0]

@@ -1,0 +1,194 @@
+"""The device's graph kernel: two graph convolutions over the local subgraph, a readout, a scoring head.
+
+Functional, with the user axis always there: base weights are shared and frozen, patch tensors have one row per user.
+Without a patch (the flag is off) no patch term is computed, so scores equal the base model's bit for bit.
+
+    x_v   = item_vectors[v] (+ in_factors[v] · in_basis)                    nodes, [U, G, N, F]
+    h1    = x + tanh(Â x W_0),    then h1 + tanh(h1 · down_0) · up_0        Â: row-normalised edges
+    h2    = h1 + tanh(Â h1 W_1)
+    z_k   = sum_v softmax_v(pool_logits[k, recency_v]) h2_v                 K pools over the clicked nodes
+    z_K   = mean of h2 over the neighbour nodes
+    u     = [z_0 ... z_K] · mix,  then u + tanh(u · down_1) · up_1          [U, G, F]
+    s_i   = u · (item_vectors[i] + out_factors[i] · out_basis) + item_bias[i]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedquilt.types import Cohort
+
+NUM_LAYERS = 2
+POOL_SCALES = (float("inf"), 10.0, 2.0)  # clicks after which a pool's weight has fallen to 1/e, before training
+_FAR = -1e9
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class KernelWeights:
+    """item_vectors [I, F], item_bias [I], convolution [2, F, F], pool_logits [K, D], mix [(K + 1) · F, F]."""
+
+    item_vectors: Tensor
+    item_bias: Tensor
+    convolution: Tensor
+    pool_logits: Tensor
+    mix: Tensor
+
+    @property
+    def dim(self) -> int:
+        return self.item_vectors.shape[1]
+
+    @property
+    def num_items(self) -> int:
+        return self.item_vectors.shape[0]
+
+    @property
+    def num_kernel_parameters(self) -> int:
+        """What lies on the device for good; item vectors travel with recommendations."""
+        return self.convolution.numel() + self.pool_logits.numel() + self.mix.numel()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {field.name: getattr(self, field.name).detach().cpu().numpy() for field in fields(self)}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> KernelWeights:
+        return cls(*(torch.from_numpy(np.array(arrays[field.name], np.float32)) for field in fields(cls)))
+
+
+def initial_kernel(dim: int, num_recencies: int) -> dict[str, Tensor]:
+    """Kernel weights before any training: no convolution, exponential recency pools, their plain average as the
+    user.
+    """
+    recency_D = torch.arange(num_recencies, dtype=torch.float32)
+    pools = len(POOL_SCALES)
+    mix = torch.cat([torch.eye(dim) / pools] * pools + [torch.zeros(dim, dim)])
+    return {
+        "convolution": torch.zeros(NUM_LAYERS, dim, dim),
+        "pool_logits": torch.stack([-recency_D / scale for scale in POOL_SCALES]),
+        "mix": mix,
+    }
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """A cohort's subgraphs as tensors: nodes [U, G·N], recency [U, G, N], masks, row-normalised adjacency [U·G, N,
+    N].
+    """
+
+    nodes: Tensor
+    recency: Tensor
+    clicked: Tensor
+    neighbour: Tensor
+    adjacency: Tensor
+
+    @classmethod
+    def of(cls, cohort: Cohort) -> Graphs:
+        num_users, _, num_nodes = cohort.nodes_UGN.shape
+        recency = torch.from_numpy(cohort.recency_UGN).long()
+        mask = torch.from_numpy(cohort.node_mask_UGN)
+        edges = torch.from_numpy(cohort.edges_UGNN).view(-1, num_nodes, num_nodes)
+        return cls(
+            nodes=torch.from_numpy(cohort.nodes_UGN).long().view(num_users, -1),
+            recency=recency,
+            clicked=mask & (recency >= 0),
+            neighbour=mask & (recency < 0),
+            adjacency=edges / edges.sum(-1, keepdim=True).clamp(min=_TINY),
+        )
+
+    def __getitem__(self, graphs: slice) -> Graphs:
+        num_users, num_graphs, num_nodes = self.recency.shape
+        nodes = self.nodes.view(num_users, num_graphs, num_nodes)[:, graphs].reshape(num_users, -1)
+        adjacency = self.adjacency.view(num_users, num_graphs, num_nodes, num_nodes)[:, graphs]
+        return Graphs(
+            nodes,
+            self.recency[:, graphs],
+            self.clicked[:, graphs],
+            self.neighbour[:, graphs],
+            adjacency.reshape(-1, num_nodes, num_nodes),
+        )
+
+
+PatchTensors = Mapping[str, Tensor]  # each [U, *shape]
+
+
+def user_vectors(weights: KernelWeights, graphs: Graphs, patch: PatchTensors | None = None) -> Tensor:
+    """-> [U, G, F]."""
+    patch = patch or {}
+    num_users, num_graphs, num_nodes = graphs.recency.shape
+    hidden = _item_rows(weights, graphs.nodes, patch, "item_in")
+    for layer in range(NUM_LAYERS):
+        message = torch.bmm(graphs.adjacency, hidden.view(-1, num_nodes, weights.dim)).view_as(hidden)
+        hidden = hidden + torch.tanh(_linear(message, weights.convolution[layer], patch.get(f"convolution.{layer}")))
+        hidden = _bottleneck(hidden, patch, f"bottleneck.{layer}") if layer < NUM_LAYERS - 1 else hidden
+    pooled = _pools(
+        weights, graphs, hidden.view(num_users, num_graphs, num_nodes, -1), patch.get("readout.pool_logits")
+    )
+    user = _linear(pooled, weights.mix, patch.get("readout.mix"))
+    return _bottleneck(user, patch, f"bottleneck.{NUM_LAYERS - 1}")
+
+
+def all_scores(weights: KernelWeights, users: Tensor, patch: PatchTensors | None = None) -> Tensor:
+    """users [U, G, F] -> scores of every item, [U, G, I]."""
+    patch = patch or {}
+    scores = users @ weights.item_vectors.T
+    if "item_out.factors" in patch:
+        coded = torch.bmm(users, patch["item_out.basis"].transpose(1, 2))
+        scores = scores + torch.bmm(coded, patch["item_out.factors"].transpose(1, 2))
+    bias = weights.item_bias
+    return scores + (bias + patch["item_bias"][:, None] if "item_bias" in patch else bias)
+
+
+def scores_of(weights: KernelWeights, users: Tensor, items: Tensor, patch: PatchTensors | None = None) -> Tensor:
+    """users [U, G, F], items [U, G, X] -> their scores, [U, G, X]."""
+    patch = patch or {}
+    num_users, num_graphs, num_items = items.shape
+    flat = items.reshape(num_users, -1)
+    rows = _item_rows(weights, flat, patch, "item_out").view(num_users * num_graphs, num_items, -1)
+    scores = torch.bmm(rows, users.reshape(num_users * num_graphs, -1, 1)).view_as(items)
+    scores = scores + weights.item_bias[items]
+    return scores + patch["item_bias"].gather(1, flat).view_as(items) if "item_bias" in patch else scores
+
+
+def _item_rows(weights: KernelWeights, items: Tensor, patch: PatchTensors, side: str) -> Tensor:
+    """items [U, X] -> vectors [U, X, F], with the low-rank patch of this side."""
+    rows = torch.nn.functional.embedding(items, weights.item_vectors)
+    if f"{side}.factors" not in patch:
+        return rows
+    factors = patch[f"{side}.factors"]
+    picked = factors.gather(1, items[:, :, None].expand(-1, -1, factors.shape[2]))
+    return torch.baddbmm(rows, picked, patch[f"{side}.basis"])
+
+
+def _linear(x: Tensor, weight: Tensor, patch: Tensor | None) -> Tensor:
+    """x [U, X, A] · (weight [A, B] + patch [U, A, B])."""
+    out = x @ weight
+    return out if patch is None else torch.baddbmm(out, x, patch)
+
+
+def _bottleneck(x: Tensor, patch: PatchTensors, name: str) -> Tensor:
+    if f"{name}.down" not in patch:
+        return x
+    return torch.baddbmm(x, torch.tanh(torch.bmm(x, patch[f"{name}.down"])), patch[f"{name}.up"])
+
+
+def _pools(weights: KernelWeights, graphs: Graphs, hidden: Tensor, patch: Tensor | None) -> Tensor:
+    """hidden [U, G, N, F] -> [U, G, (K + 1) · F]; a pool over no node is zero."""
+    num_users, num_graphs, num_nodes = graphs.recency.shape
+    recency = graphs.recency.clamp(min=0)
+    if patch is None:
+        logits = weights.pool_logits[:, recency].permute(1, 2, 0, 3)  # [U, G, K, N]
+    else:
+        table = weights.pool_logits + patch  # [U, K, D]
+        index = recency.view(num_users, 1, -1).expand(-1, table.shape[1], -1)
+        logits = table.gather(2, index).view(num_users, -1, num_graphs, num_nodes).transpose(1, 2)
+    clicked = graphs.clicked[:, :, None]
+    attention = logits.masked_fill(~clicked, _FAR).softmax(-1) * clicked
+    neighbour = graphs.neighbour[:, :, None].float()
+    average = neighbour / neighbour.sum(-1, keepdim=True).clamp(min=1)
+    both = torch.cat([attention, average], dim=2)  # [U, G, K + 1, N]
+    return torch.matmul(both, hidden).flatten(2)

@@ -1,0 +1,133 @@
+"""A whole run: data, cloud training, federation, evaluation. The engine is a Flower ``Grid``, whichever one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.clientapp import ClientApp
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from fedquilt.config import Config, DataConfig, SplitConfig
+from fedquilt.graphs.datasets import load_log
+from fedquilt.graphs.splits import Split, split_log
+from fedquilt.graphs.subgraph import build_subgraphs, latest_clicks, subgraph_bytes
+from fedquilt.runs import RESULTS, RunFolder, replace_file
+from fedquilt.seeds import key_for
+from models.kernel import KernelWeights
+from models.patches import initial_patch, patch_spec
+from server.cloud import Base, train_cloud
+from server.evaluate import evaluate, evaluation_tables
+from server.in_process import InProcessGrid
+from server.loop import run_federation
+from server.task import Deployment, FederationResult, Hooks
+from strategies.evaluation import Evaluation
+
+Progress = Callable[[str, int, int, str], None]
+CLOUD_HISTORY = "cloud.json"
+_SAMPLED_USERS = 1000  # for the mean bytes of a subgraph
+
+
+def _silent(stage: str, done: int, total: int, note: str = "") -> None:
+    return None
+
+
+def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Progress = _silent) -> dict[str, Any]:
+    """Run, or go on with, everything in this process; -> what ``results.json`` holds."""
+    deployment = prepare(config, run, progress)
+    grid = InProcessGrid(client_app, config.federation.num_supernodes)
+    result = run_federation(grid, config, deployment, run, hooks(config, run, progress))
+    return finish(config, run, result)
+
+
+def prepare(config: Config, run: RunFolder, progress: Progress = _silent) -> Deployment:
+    """Data, then the cloud model: trained, or read from the run folder where that was done before."""
+    progress("data", 0, 1, config.data.dataset)
+    split = load_split(config)
+    progress("data", 1, 1, f"{len(split.train):,} training clicks, the cloud sees {len(split.cloud):,}")
+    base = _cloud(config, run, split, progress)
+    weights = KernelWeights.of(base)
+    spec = patch_spec(weights, config.patch)
+    generator = torch.Generator().manual_seed(key_for(config.seed, use="initial-patch") >> 1)
+    deployment = Deployment(spec, initial_patch(spec, generator).numpy(), base)
+    _record_device(config, run, split, weights, deployment)
+    return deployment
+
+
+def hooks(config: Config, run: RunFolder, progress: Progress = _silent) -> Hooks:
+    """Progress by round, and tables of what devices answered on validation clicks."""
+    rounds = config.federation.rounds
+
+    def on_round(record: Mapping[str, Any]) -> None:
+        note = f"{record['replies']} users, {len(record['rejected'])} rejected"
+        progress("federation", int(record["round"]), rounds, note)
+
+    def on_evaluation(evaluation: Evaluation) -> Mapping[str, Any] | None:
+        arrays = {"client_ids": evaluation.client_ids_U, **evaluation.arrays}
+        part: Any = evaluation.part
+        return {"tables": evaluation_tables(arrays, load_split(config), config.evaluation.ks, part)["tables"]}
+
+    return Hooks(on_evaluation=on_evaluation, on_round=on_round)
+
+
+def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str, Any]:
+    """Test tables, the per-user file behind them, the final patch."""
+    run.write_arrays("patch.npz", patch_P=result.patch_P)
+    arrays = {"client_ids": result.test.client_ids_U, **result.test.arrays}
+    results = {**evaluate(run, arrays, load_split(config), config.evaluation.ks), "rounds": result.rounds}
+    run.write_json(RESULTS, results)
+    return results
+
+
+def load_split(config: Config) -> Split:
+    return _split_of(config.data.model_dump_json(), config.split.model_dump_json())
+
+
+@lru_cache(maxsize=2)
+def _split_of(data_json: str, split_json: str) -> Split:
+    data, split = DataConfig.model_validate_json(data_json), SplitConfig.model_validate_json(split_json)
+    return split_log(load_log(data), split)
+
+
+def _cloud(config: Config, run: RunFolder, split: Split, progress: Progress) -> Base:
+    if not run.cloud_path.exists():
+        epochs = config.cloud.epochs
+        trained = train_cloud(config, split, lambda r: progress("cloud", r["epoch"], epochs, f"loss {r['loss']:.3f}"))
+        progress("cloud", epochs, epochs, "")
+        run.write_json(CLOUD_HISTORY, {"history": trained.history, "graph": trained.graph})
+        replace_file(run.cloud_path, save_tensors(trained.base))
+    history = run.read_json(CLOUD_HISTORY)["history"]
+    for record in history[len(run.records("cloud")) :]:  # a run killed in between has some of them already
+        run.append(record)
+    return load_tensors(run.cloud_path.read_bytes())
+
+
+def _record_device(
+    config: Config, run: RunFolder, split: Split, weights: KernelWeights, deployment: Deployment
+) -> None:
+    """What a device holds and what travels, in parameters and bytes; once a run."""
+    if run.records("device"):
+        return
+    graph = config.graph
+    users = np.flatnonzero(np.diff(split.train.offsets) > 0)[:_SAMPLED_USERS]
+    contexts_UL = latest_clicks(split.train, users, graph.num_clicked)
+    tables = deployment.base["neighbour_items"], deployment.base["neighbour_weights"]
+    subgraphs = build_subgraphs(contexts_UL, *tables, graph.num_nodes, graph.num_clicked, graph.window)
+    kernel = weights.num_kernel_parameters
+    model = kernel + weights.item_vectors.numel() + weights.item_bias.numel()
+    run.append(
+        {
+            "kind": "device",
+            "patch_parameters": deployment.spec.num_parameters,
+            "patch_bytes": 4 * deployment.spec.num_parameters,
+            "kernel_parameters": kernel,
+            "kernel_bytes": 4 * kernel,
+            "model_parameters": model,
+            "model_bytes": 4 * model,
+            "subgraph_bytes": subgraph_bytes(subgraphs, weights.dim),
+        }
+    )
