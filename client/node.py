@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context
+from flwr.app import ConfigRecord, Context
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -37,6 +37,7 @@ from fedquilt.wire import (
     arrays_hash,
 )
 
+STATE = "fedquilt"  # record in Flower's per-node state that names a simulated node's folder
 MAX_DEPLOYMENTS = 2  # kept in one process; an older one is built again from disk when it is next asked
 
 
@@ -116,7 +117,8 @@ def deploy(order: DeployOrder, context: Context, factory: TaskFactory) -> Deploy
     config = _parse_config(order.config_toml, order.config_hash)
     if arrays_hash(order.base) != order.base_hash:
         raise SpecMismatchError(f"base arrays hash to {arrays_hash(order.base)}, the order says {order.base_hash}")
-    folder = _device_folder(context, order.folder)
+    context.state[STATE] = ConfigRecord({"folder": order.folder})
+    folder = _device_folder(context)
     _keep(_config_path(folder, order.config_hash), order.config_toml.encode())
     _keep(_base_path(folder, order.base_hash), save_tensors(_contiguous(order.base)))
     held = _hold((factory, folder, order.config_hash, order.base_hash), Deployment(config, _readonly(order.base)))
@@ -127,7 +129,7 @@ def deploy(order: DeployOrder, context: Context, factory: TaskFactory) -> Deploy
 
 def node_for(standing: Standing, context: Context, factory: TaskFactory) -> Node:
     """The node that an order is for, from memory or from disk."""
-    folder = _device_folder(context, standing.folder)
+    folder = _device_folder(context)
     key = (factory, folder, standing.config_hash, standing.base_hash)
     held = _deployments.get(key) or _hold(key, _from_disk(folder, standing))
     _deployments.move_to_end(key)
@@ -159,9 +161,14 @@ def _partition(context: Context) -> tuple[int, int]:
         ) from None
 
 
-def _device_folder(context: Context, simulated: str) -> Path:
-    """A device's own ``device-dir`` wins; only a node without one (a simulated one) takes what the cloud names."""
-    folder = str(context.node_config.get("device-dir", "")) or simulated
+def _device_folder(context: Context) -> Path:
+    """A device's own ``device-dir`` wins; only a node without one (a simulated one) takes what the cloud deployed."""
+    own = str(context.node_config.get("device-dir", ""))
+    if own:
+        return Path(own)
+    if STATE not in context.state:
+        raise NotDeployedError("this node holds no deployment; deploy first")
+    folder = str(context.state[STATE]["folder"])
     if not folder:
         raise ConfigError("this node has no folder: start it with --node-config 'device-dir=\"/path\"'")
     return Path(folder)

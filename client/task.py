@@ -39,9 +39,14 @@ class LocalTask(Protocol):
     for these users, zeros for a user who has none yet; R = ``personal_size`` (0: nothing is stored).
     """
 
-    spec: PatchSpec
-    client_ids_U: np.ndarray
-    personal_size: int
+    @property
+    def spec(self) -> PatchSpec: ...
+
+    @property
+    def client_ids_U(self) -> np.ndarray: ...
+
+    @property
+    def personal_size(self) -> int: ...
 
     def install(self, base: Mapping[str, np.ndarray]) -> None:
         """Take the frozen cloud tensors (item vectors, kernel weights) that the cloud deployed.

@@ -1,7 +1,7 @@
 """The ServerApp, for Flower's own engines: ``flwr run`` on Ray, or a SuperLink with SuperNodes.
 
-Run-config keys: ``config`` (absolute path of a TOML file), ``set`` (space-separated ``key=value`` overrides) and ``run-dir``:
-a run folder to go on with, or the folder in which a new one is made.
+Run-config keys: ``config`` (absolute path of a TOML file), ``set`` (space-separated ``key=value`` overrides) and
+``run-dir`` (a run folder to go on with, or the folder in which a new one is made).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.task import Deployment, FederationResult, Hooks
 
 Prepare = Callable[[Config, RunFolder], Deployment]
 MakeHooks = Callable[[Config, RunFolder], Hooks]
-Finish = Callable[[Config, RunFolder, FederationResult], None]
+Finish = Callable[[Config, RunFolder, FederationResult], Any]
 
 
 def _plain_hooks(config: Config, run: RunFolder) -> Hooks:

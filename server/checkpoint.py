@@ -22,6 +22,7 @@ from fedquilt.runs import replace_file
 from fedquilt.wire import arrays_hash
 
 KEPT = 2
+_KEY = "fedquilt"
 _FIELDS = ("round_", "config_hash", "spec_hash", "population_hash", "ledger_lines")
 
 
@@ -49,7 +50,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     facts = json.dumps({name: getattr(checkpoint, name) for name in _FIELDS}, sort_keys=True)
     path = _path(folder, checkpoint.round_)
-    replace_file(path, save(arrays, metadata={"facts": facts, "checksum": _checksum(arrays, facts)}))
+    # One key: safetensors writes several in any order, and equal states shall be equal files.
+    replace_file(path, save(arrays, metadata={_KEY: f"{_checksum(arrays, facts)} {facts}"}))
     for old in _files(folder)[:-KEPT]:
         old.unlink()
     return path
@@ -91,17 +93,17 @@ def _checksum(arrays: Mapping[str, np.ndarray], facts: str) -> str:
 def _read(path: Path) -> Checkpoint:
     try:
         content = path.read_bytes()
-        arrays, metadata = load(content), _metadata(content)
-        facts = json.loads(metadata["facts"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        arrays = load(content)
+        checksum, facts = _metadata(content)[_KEY].split(" ", 1)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"checkpoint {path} is damaged: {error}") from None
-    if metadata.get("checksum") != _checksum(arrays, metadata["facts"]):
+    if checksum != _checksum(arrays, facts):
         raise RunError(f"checkpoint {path} is damaged: its checksum does not fit its content")
     return Checkpoint(
         patch_P=arrays["patch"],
         optimizer_state=_under("optimizer/", arrays),
         rule_state=_under("rule/", arrays),
-        **facts,
+        **json.loads(facts),
     )
 
 

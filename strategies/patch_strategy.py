@@ -77,8 +77,8 @@ class PatchStrategy(Strategy):
         self.roster: Roster | None = None
         self.report: RoundReport | None = None
         self.evaluation: Evaluation | None = None
-        folder = str(Path(device_folder).absolute()) if device_folder else ""
-        self._standing = wire.Standing(spec.hash, self.config_hash, wire.arrays_hash(base), folder)
+        self._device_folder = str(Path(device_folder).absolute()) if device_folder else ""
+        self._standing = wire.Standing(spec.hash, self.config_hash, wire.arrays_hash(base))
         self._witness = witness
         self._buffer = RowBuffer()
         self._asked: _Asked | None = None
@@ -103,7 +103,7 @@ class PatchStrategy(Strategy):
             config_hash=self.config_hash,
             base_hash=self._standing.base_hash,
             code_hash=code_hash(),
-            folder=self._standing.folder,
+            folder=self._device_folder,
         )
         content = wire.write_deploy_order(order)
         messages = [self._message(content, node, wire.DEPLOY, 0) for node in nodes]

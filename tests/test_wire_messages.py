@@ -16,7 +16,7 @@ from fedquilt import npy, wire
 from fedquilt.types import PatchSpec
 
 SPEC = PatchSpec((("down", (2, 3)), ("up", (4,)), ("alpha", ())))
-STANDING = wire.Standing(SPEC.hash, "c0ffee", "ba5e", "/devices")
+STANDING = wire.Standing(SPEC.hash, "c0ffee", "ba5e")
 K, P = 3, SPEC.num_parameters
 
 

@@ -1,0 +1,157 @@
+"""kill -9 at any point, resume, and nothing differs from a run that was never killed.
+
+Really done: every run is a process of its own, which kills itself at a chosen point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_task
+
+from client.app import make_client_app
+from fedquilt.errors import FederationError, RunError
+from fedquilt.runs import RunFolder
+from server.in_process import InProcessGrid
+from server.loop import run_federation
+
+ROOT = Path(__file__).resolve().parents[1]
+DRIVER = Path(__file__).with_name("kill_driver.py")
+
+# (point, round, checkpoint every): the round in which the process dies.
+KILLS = [
+    ("after the cohort is drawn", 1, 1),
+    ("in a node's store write", 3, 1),
+    ("after aggregation", 2, 1),
+    ("within a record", 3, 1),
+    ("before the checkpoint", 4, 1),
+    ("before the checkpoint is renamed", 3, 1),
+    ("after the checkpoint", 2, 1),
+    ("before the last record", 4, 1),
+    ("in a node's store write", 4, 3),  # goes back one round further than it died
+    ("within a record", 2, 3),  # no checkpoint yet
+]
+
+
+@pytest.fixture(scope="module")
+def drive():
+    """(run, point, round) -> exit status of a process that ran it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(
+        [sys.executable, str(DRIVER)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def drive_one(run: RunFolder, point: str, round_: int) -> int:
+        driver.stdin.write(json.dumps([str(run.path), point, round_]) + "\n")
+        driver.stdin.flush()
+        return int(driver.stdout.readline())
+
+    yield drive_one
+    driver.stdin.close()
+    assert driver.wait(timeout=30) == 0
+
+
+def traces(run: RunFolder) -> dict[str, object]:
+    """All that two runs must have in common."""
+    checkpoints = sorted(run.checkpoints.glob("round-*"))
+    return {
+        "result": {name: array.tobytes() for name, array in run.read_arrays("result.npz").items()},
+        "metrics": toy_task.metrics_without_seconds(run.path),
+        "randomness": (run.path / "randomness.jsonl").read_text(),
+        "checkpoints": {path.name: path.read_bytes() for path in checkpoints},
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, drive) -> dict[int, dict[str, object]]:
+    """By ``checkpoint_every``: the traces of a run that nobody killed."""
+    found = {}
+    for every in (1, 3):
+        run = RunFolder.create(tmp_path_factory.mktemp("whole"), toy_task.toy_config(checkpoint_every=every))
+        assert drive(run, "never", 0) == 0
+        found[every] = traces(run)
+    return found
+
+
+@pytest.mark.parametrize(("point", "round_", "every"), KILLS, ids=[f"{p}, round {r}, every {e}" for p, r, e in KILLS])
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(tmp_path, drive, undisturbed, point, round_, every):
+    run = RunFolder.create(tmp_path, toy_task.toy_config(checkpoint_every=every))
+    assert drive(run, point, round_) == -signal.SIGKILL
+    assert drive(run, "never", 0) == 0
+    assert traces(run) == undisturbed[every]
+
+
+def test_a_run_may_be_killed_again_while_it_resumes(tmp_path, drive, undisturbed):
+    run = RunFolder.create(tmp_path, toy_task.toy_config())
+    assert drive(run, "before the checkpoint", 2) == -signal.SIGKILL
+    assert drive(run, "after aggregation", 2) == -signal.SIGKILL
+    assert drive(run, "within a record", 4) == -signal.SIGKILL
+    assert drive(run, "never", 0) == 0
+    assert traces(run) == undisturbed[1]
+
+
+# --- in this process ---
+
+
+def go_on(run: RunFolder, config=None, num_supernodes: int = 3, num_users: int | None = None):
+    def factory(config, partition_id, num_partitions):
+        if num_users is not None:
+            data = config.data.model_copy(update={"num_users": num_users})
+            config = config.model_copy(update={"data": data})
+        return toy_task.toy_task(config, partition_id, num_partitions)
+
+    grid = InProcessGrid(make_client_app(factory), num_supernodes)
+    return run_federation(grid, config or run.config, toy_task.toy_deployment(), run)
+
+
+@pytest.fixture
+def finished(tmp_path) -> RunFolder:
+    run = RunFolder.create(tmp_path, toy_task.toy_config())
+    go_on(run)
+    return run
+
+
+def test_going_on_with_a_finished_run_changes_nothing(finished):
+    before = finished.records(), (finished.path / "randomness.jsonl").read_text()
+    patch_P = go_on(finished).patch_P
+    assert (finished.records(), (finished.path / "randomness.jsonl").read_text()) == before
+    assert go_on(finished).patch_P.tobytes() == patch_P.tobytes()
+
+
+def test_a_damaged_checkpoint_falls_back_and_ends_the_same(finished, caplog):
+    patch_P = go_on(finished).patch_P
+    newest = sorted(finished.checkpoints.iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-3])
+    assert go_on(finished).patch_P.tobytes() == patch_P.tobytes()
+
+
+def test_another_configuration_is_refused(finished):
+    other = toy_task.toy_config(cohort_size=9)
+    with pytest.raises(RunError, match="config_hash"):
+        go_on(finished, config=other)
+
+
+def test_another_population_is_refused(finished):
+    with pytest.raises(FederationError, match="host 23 users, not the ones of the checkpoint"):
+        go_on(finished, num_users=23)
+
+
+def test_a_ledger_that_was_tampered_with_is_refused(finished):
+    ledger = finished.path / "randomness.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(RunError, match="ledger was changed"):
+        go_on(finished)
+
+
+def test_a_node_whose_disk_was_wiped_is_deployed_to_again(finished):
+    before = np.array(go_on(finished).patch_P)
+    shutil.rmtree(finished.devices)
+    assert go_on(finished).patch_P.tobytes() == before.tobytes()
