@@ -47,7 +47,7 @@ def importance_matrix(neighbour_items_IT: np.ndarray, neighbour_weights_IT: np.n
     index = torch.from_numpy(np.stack([rows, neighbour_items_IT[rows, columns].astype(np.int64)]))
     values = torch.from_numpy(neighbour_weights_IT[rows, columns].astype(np.float32))
     size = len(neighbour_items_IT)
-    return torch.sparse_coo_tensor(index, values, (size, size)).coalesce()
+    return torch.sparse_coo_tensor(index, values, (size, size), check_invariants=True).coalesce()
 
 
 def standardised(features_IF: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ class _Trainer:
 
     def run(self, on_epoch: OnEpoch) -> Iterator[dict[str, Any]]:
         for epoch in range(1, self.config.cloud.epochs + 1):
-            record = {"kind": "cloud", "epoch": epoch, "loss": self._epoch(epoch)}
+            record: dict[str, Any] = {"kind": "cloud", "epoch": epoch, "loss": self._epoch(epoch)}
             if len(self.valid):
                 record["valid_ndcg"] = self._ndcg()
             on_epoch(record)

@@ -141,7 +141,14 @@ class PatchStrategy(Strategy):
         require_enough(usable, self.config.federation.min_replies, server_round)
         weights_K = weights_for(usable, self.config.federation.weighting, self.config.federation.max_examples)
         step = advance(
-            self._patch_P, usable, weights_K, self.rule, self.state.rule, self.optimizer, self.state.optimizer
+            self._patch_P,
+            usable,
+            weights_K,
+            self.rule,
+            self.state.rule,
+            self.optimizer,
+            self.state.optimizer,
+            step_scale=1 - self.config.server_optimizer.decay * server_round / max(self.config.federation.rounds, 1),
         )
         if not np.isfinite(step.patch_P).all():
             raise FederationError(

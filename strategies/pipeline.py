@@ -216,14 +216,15 @@ def advance(
     rule_state: State,
     optimizer: ServerOptimizer,
     optimizer_state: State,
+    step_scale: float = 1.0,
 ) -> Step:
-    """One step of the server: aggregate, then optimizer, then the next patch."""
+    """One step of the server: aggregate, then optimizer, then the next patch = patch + step_scale · delta."""
     updates, weights = _tensor(usable.updates_KP), _tensor(weights_K)
     update_P = rule(updates, weights, rule_state).numpy().astype(np.float32, copy=False)
     carry_on = getattr(rule, "next_state", None)
     next_rule_state = carry_on(updates, weights, rule_state) if carry_on else rule_state
     next_optimizer_state, delta_P = optimizer.step(optimizer_state, update_P)
-    return Step((patch_P + delta_P).astype(np.float32), update_P, next_rule_state, next_optimizer_state)
+    return Step((patch_P + np.float32(step_scale) * delta_P).astype(np.float32), update_P, next_rule_state, next_optimizer_state)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

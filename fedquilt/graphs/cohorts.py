@@ -100,14 +100,18 @@ class CohortBuilder:
         """int32 [R, L]: the latest L clicks before the cut, latest first, -1 padded."""
         back = np.arange(1, self.graph.num_clicked + 1)
         places = cuts_R[:, None] - back
-        items = self.log.items_C[np.maximum(starts_R[:, None] + places, 0)]
-        return np.where(places >= 0, items, -1).astype(np.int32)
+        return self._items(np.where(places >= 0, starts_R[:, None] + places, -1))
 
     def _clicks_from(self, firsts_UG: np.ndarray, lengths_UG: np.ndarray, width: int) -> np.ndarray:
         """int32 [U, G, T]: ``lengths`` clicks from ``firsts`` on, -1 padded."""
         ahead_T = np.arange(width)
-        places = np.minimum(firsts_UG[..., None] + ahead_T, len(self.log) - 1)
-        return np.where(ahead_T < lengths_UG[..., None], self.log.items_C[places], -1).astype(np.int32)
+        return self._items(np.where(ahead_T < lengths_UG[..., None], firsts_UG[..., None] + ahead_T, -1))
+
+    def _items(self, clicks: np.ndarray) -> np.ndarray:
+        """int32, the items of clicks by place in the log, -1 for -1."""
+        if not len(self.log):  # a cloud that has seen nothing
+            return np.full(clicks.shape, -1, np.int32)
+        return np.where(clicks >= 0, self.log.items_C[clicks], -1).astype(np.int32)
 
     def _with_negatives(self, cohort: Cohort, round_: int, run_seed: int) -> Cohort:
         """Draws ``num_negatives`` unseen items a target, uniformly; one that hits a seen item is drawn again, at most
