@@ -6,16 +6,21 @@ push by the personal patch, which counts the user's rounds. All of it depends on
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from client.task import LocalUpdates
+from client.app import make_client_app
+from client.task import LocalUpdates, TaskFactory
 from fedquilt.config import Config, parse
+from fedquilt.runs import RunFolder
 from fedquilt.seeds import uniforms_for
 from fedquilt.types import PatchSpec
-from server.task import Deployment
+from server.in_process import InProcessGrid
+from server.loop import run_federation
+from server.task import Deployment, Hooks
 
 SPEC = PatchSpec((("scale", (2, 3)), ("shift", (4,))))
 BASE = {"centre": np.linspace(-1, 1, SPEC.num_parameters, dtype=np.float32)}
@@ -67,7 +72,20 @@ def toy_deployment() -> Deployment:
 
 
 def metrics_without_seconds(run: Path) -> list[str]:
-    import json
-
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [json.dumps({k: v for k, v in record.items() if k != "seconds"}) for record in records]
+
+
+def federate(tmp_path: Path, factory=toy_task, hooks: Hooks | None = None, grid=None, **federation):
+    """-> (result, run folder) of the toy federation."""
+    config = toy_config(**federation)
+    run = RunFolder.create(tmp_path, config)
+    grid = grid or InProcessGrid(make_client_app(factory), config.federation.num_supernodes)
+    return run_federation(grid, config, toy_deployment(), run, hooks), run
+
+
+def factory_of(task: type[ToyTask]) -> TaskFactory:
+    return lambda config, partition_id, num_partitions: task(config, partition_id, num_partitions)
+
+
+MEANS = Hooks(on_evaluation=lambda evaluation: evaluation.means())
