@@ -224,7 +224,9 @@ def advance(
     carry_on = getattr(rule, "next_state", None)
     next_rule_state = carry_on(updates, weights, rule_state) if carry_on else rule_state
     next_optimizer_state, delta_P = optimizer.step(optimizer_state, update_P)
-    return Step((patch_P + np.float32(step_scale) * delta_P).astype(np.float32), update_P, next_rule_state, next_optimizer_state)
+    return Step(
+        (patch_P + np.float32(step_scale) * delta_P).astype(np.float32), update_P, next_rule_state, next_optimizer_state
+    )
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -98,6 +98,18 @@ def test_nodes_that_come_late_are_waited_for(tmp_path):
     assert len(result.test.client_ids_U) == 24
 
 
+def test_a_node_that_does_not_answer_the_deploy_is_named(tmp_path):
+    class Mute(InProcessGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            return [r for r in super().send_and_receive(messages, timeout=timeout) if r.metadata.src_node_id != 3]
+
+    grid = Mute(make_client_app(toy_task.toy_task), 3)
+    with pytest.raises(FederationError, match=r"2 of 3 nodes took(.|\n)*node 3: no answer to the deploy in time"):
+        federate(tmp_path, grid=grid)
+    result, _ = federate(tmp_path, grid=grid, num_supernodes=2)
+    assert len(result.test.client_ids_U) == 16
+
+
 def test_a_straggler_is_named_and_its_users_lose_their_place(tmp_path):
     class Loses(InProcessGrid):
         """Replies of node 2 to training never arrive."""

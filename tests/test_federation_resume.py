@@ -22,6 +22,7 @@ from fedquilt.errors import FederationError, RunError
 from fedquilt.runs import RunFolder
 from server.in_process import InProcessGrid
 from server.loop import run_federation
+from server.task import Hooks
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVER = Path(__file__).with_name("kill_driver.py")
@@ -99,6 +100,19 @@ def test_a_run_may_be_killed_again_while_it_resumes(tmp_path, drive, undisturbed
 
 
 # --- in this process ---
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_end(tmp_path, undisturbed):
+    def interrupt(record) -> None:
+        if record["round"] == 2:
+            raise KeyboardInterrupt
+
+    run = RunFolder.create(tmp_path, toy_task.toy_config())
+    grid = InProcessGrid(make_client_app(toy_task.toy_task), 3)
+    with pytest.raises(KeyboardInterrupt):
+        run_federation(grid, run.config, toy_task.toy_deployment(), run, Hooks(on_round=interrupt))
+    assert [path.name for path in sorted(run.checkpoints.iterdir())][-1] == "round-00000002.safetensors"
+    assert go_on(run).patch_P.tobytes() == undisturbed[1]["result"]["patch_P"]
 
 
 def go_on(run: RunFolder, config=None, num_supernodes: int = 3, num_users: int | None = None):
