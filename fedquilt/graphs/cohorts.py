@@ -134,6 +134,8 @@ class CohortBuilder:
 
     def _is_clicked(self, keys: np.ndarray) -> np.ndarray:
         known = self._clicked_keys
+        if not len(known):
+            return np.zeros(keys.shape, bool)
         nearest = known[np.searchsorted(known, keys).clip(max=len(known) - 1)]
         return nearest == keys
 
