@@ -148,7 +148,7 @@ class PatchStrategy(Strategy):
             self.state.rule,
             self.optimizer,
             self.state.optimizer,
-            step_scale=1 - self.config.server_optimizer.decay * server_round / max(self.config.federation.rounds, 1),
+            step_scale=self._step_scale(server_round),
         )
         if not np.isfinite(step.patch_P).all():
             raise FederationError(
@@ -159,6 +159,11 @@ class PatchStrategy(Strategy):
             server_round, usable, self.config.federation.clipping_norm, asked.bytes_down, _total_bytes(replies)
         )
         return wire.write_patch(step.patch_P), wire.mean_metrics(self.report.flat())
+
+    def _step_scale(self, round_: int) -> float:
+        """Linear decay; a strategy that Flower's own ``start`` runs for more rounds goes on with the smallest step."""
+        rounds = max(self.config.federation.rounds, 1)
+        return 1 - self.config.server_optimizer.decay * min(round_ / rounds, 1)
 
     def _collect(self, asked: _Asked, replies: list[Message]) -> Usable:
         answers = [
