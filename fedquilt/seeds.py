@@ -46,10 +46,15 @@ def uniforms_for(run_seed: int, round_: int, client_ids: np.ndarray, use: str, c
     return (bits_for(run_seed, round_, client_ids, use, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def uniforms_at(run_seed: int, client_ids_M: np.ndarray, places_M: np.ndarray, use: str) -> np.ndarray:
-    """float64 [M]: ``uniforms_for(run_seed, 0, ids, use, ...)[client, place]`` for ragged rows, without the table."""
-    base = np.uint64(key_for(run_seed, 0, 0, use))
+def bits_at(run_seed: int, round_: int, client_ids_M: np.ndarray, places_M: np.ndarray, use: str) -> np.ndarray:
+    """uint64 [M]: ``bits_for(run_seed, round_, ids, use, ...)[client, place]`` for ragged rows, without the table."""
+    base = np.uint64(key_for(run_seed, round_, 0, use))
     with np.errstate(over="ignore"):
         keys_M = _splitmix64(base + (client_ids_M.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-        bits_M = _splitmix64(keys_M + (places_M.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+        return _splitmix64(keys_M + (places_M.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+
+
+def uniforms_at(run_seed: int, client_ids_M: np.ndarray, places_M: np.ndarray, use: str) -> np.ndarray:
+    """float64 [M]: ``uniforms_for(run_seed, 0, ids, use, ...)[client, place]`` for ragged rows, without the table."""
+    bits_M = bits_at(run_seed, 0, client_ids_M, places_M, use)
     return (bits_M >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -117,19 +117,31 @@ PatchTensors = Mapping[str, Tensor]  # each [U, *shape]
 
 
 def user_vectors(weights: KernelWeights, graphs: Graphs, patch: PatchTensors | None = None) -> Tensor:
-    """-> [U, G, F]."""
+    """-> [U, G, F].
+
+    The first bottleneck stays factored, by associativity: what follows h1 + c · up_0 with c = tanh(h1 · down_0) is
+    Â h1 W_1 + (Â c)(up_0 W_1) and pools h1 + (pools c) up_0. Terms of h1 alone are constants of most patches, and
+    gradients flow through c, which is narrow.
+    """
     patch = patch or {}
     num_users, num_graphs, num_nodes = graphs.recency.shape
+    pools = _pools(weights, graphs, patch.get("readout.pool_logits")).view(num_users * num_graphs, -1, num_nodes)
     hidden = _item_rows(weights, graphs.nodes, patch, "item_in")
-    for layer in range(NUM_LAYERS):
-        message = torch.bmm(graphs.adjacency, hidden.view(-1, num_nodes, weights.dim)).view_as(hidden)
-        hidden = hidden + torch.tanh(_linear(message, weights.convolution[layer], patch.get(f"convolution.{layer}")))
-        hidden = _bottleneck(hidden, patch, f"bottleneck.{layer}") if layer < NUM_LAYERS - 1 else hidden
-    pooled = _pools(
-        weights, graphs, hidden.view(num_users, num_graphs, num_nodes, -1), patch.get("readout.pool_logits")
-    )
-    user = _linear(pooled, weights.mix, patch.get("readout.mix"))
-    return _bottleneck(user, patch, f"bottleneck.{NUM_LAYERS - 1}")
+    before = _linear(_per_graph(graphs.adjacency, hidden), weights.convolution[0], patch.get("convolution.0"))
+    hidden = hidden + torch.tanh(before)
+    before = _linear(_per_graph(graphs.adjacency, hidden), weights.convolution[1], patch.get("convolution.1"))
+    pooled = _per_graph(pools, hidden)
+    if "bottleneck.0.down" in patch:
+        up = patch["bottleneck.0.up"]
+        coded = torch.tanh(torch.bmm(hidden, patch["bottleneck.0.down"]))
+        spread = _linear(up, weights.convolution[1], patch.get("convolution.1"))
+        before = torch.bmm(_per_graph(graphs.adjacency, coded), spread).add_(before)
+        pooled = pooled + torch.bmm(_per_graph(pools, coded), up)
+    pooled = pooled + _per_graph(pools, torch.tanh(before))
+    user = _linear(pooled.view(num_users, num_graphs, -1), weights.mix, patch.get("readout.mix"))
+    if "bottleneck.1.down" not in patch:
+        return user
+    return user + _few_rows(torch.tanh(_few_rows(user, patch["bottleneck.1.down"])), patch["bottleneck.1.up"])
 
 
 def all_scores(weights: KernelWeights, users: Tensor, patch: PatchTensors | None = None) -> Tensor:
@@ -149,7 +161,7 @@ def scores_of(weights: KernelWeights, users: Tensor, items: Tensor, patch: Patch
     num_users, num_graphs, num_items = items.shape
     flat = items.reshape(num_users, -1)
     rows = _item_rows(weights, flat, patch, "item_out").view(num_users * num_graphs, num_items, -1)
-    scores = torch.bmm(rows, users.reshape(num_users * num_graphs, -1, 1)).view_as(items)
+    scores = torch.bmm(users.reshape(num_users * num_graphs, 1, -1), rows.transpose(1, 2)).view_as(items)
     scores = scores + weights.item_bias[items]
     return scores + patch["item_bias"].gather(1, flat).view_as(items) if "item_bias" in patch else scores
 
@@ -167,17 +179,25 @@ def _item_rows(weights: KernelWeights, items: Tensor, patch: PatchTensors, side:
 def _linear(x: Tensor, weight: Tensor, patch: Tensor | None) -> Tensor:
     """x [U, X, A] · (weight [A, B] + patch [U, A, B])."""
     out = x @ weight
-    return out if patch is None else torch.baddbmm(out, x, patch)
+    return out if patch is None else out + torch.bmm(x, patch)
 
 
-def _bottleneck(x: Tensor, patch: PatchTensors, name: str) -> Tensor:
-    if f"{name}.down" not in patch:
-        return x
-    return torch.baddbmm(x, torch.tanh(torch.bmm(x, patch[f"{name}.down"])), patch[f"{name}.up"])
+def _per_graph(matrices: Tensor, x: Tensor) -> Tensor:
+    """matrices [U · G, M, N], x [U, G · N, B] -> their products, [U, G · M, B]."""
+    num_rows, num_nodes = matrices.shape[1:]
+    out = torch.bmm(matrices, x.reshape(-1, num_nodes, x.shape[2]))
+    return out.view(len(x), -1, x.shape[2])
 
 
-def _pools(weights: KernelWeights, graphs: Graphs, hidden: Tensor, patch: Tensor | None) -> Tensor:
-    """hidden [U, G, N, F] -> [U, G, (K + 1) · F]; a pool over no node is zero."""
+def _few_rows(x: Tensor, patch: Tensor) -> Tensor:
+    """x [U, G, A] · patch [U, A, B]. For G = 1 ``bmm`` is several times slower than a broadcast, most of all backward,
+    where it makes outer products.
+    """
+    return (x.transpose(1, 2) * patch).sum(1, keepdim=True) if x.shape[1] == 1 else torch.bmm(x, patch)
+
+
+def _pools(weights: KernelWeights, graphs: Graphs, patch: Tensor | None) -> Tensor:
+    """-> weights of nodes [U, G, K + 1, N], a pool over no node is zero."""
     num_users, num_graphs, num_nodes = graphs.recency.shape
     recency = graphs.recency.clamp(min=0)
     if patch is None:
@@ -190,5 +210,4 @@ def _pools(weights: KernelWeights, graphs: Graphs, hidden: Tensor, patch: Tensor
     attention = logits.masked_fill(~clicked, _FAR).softmax(-1) * clicked
     neighbour = graphs.neighbour[:, :, None].float()
     average = neighbour / neighbour.sum(-1, keepdim=True).clamp(min=1)
-    both = torch.cat([attention, average], dim=2)  # [U, G, K + 1, N]
-    return torch.matmul(both, hidden).flatten(2)
+    return torch.cat([attention, average], dim=2)

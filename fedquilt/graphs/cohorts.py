@@ -16,11 +16,12 @@ from fedquilt.config import GraphConfig, MetaConfig
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.subgraph import SubgraphBuilder
 from fedquilt.metrics import ragged
-from fedquilt.seeds import bits_for, uniforms_for
+from fedquilt.seeds import bits_at, bits_for, uniforms_for
 from fedquilt.types import Cohort
 
 MIN_CLICKS = 3  # one to know, one to learn from, one to judge by
 _NEGATIVE_TRIES = 4
+_REMAINDERS = 4096  # a power of two, bytes a user
 
 
 @dataclass(frozen=True)
@@ -121,23 +122,34 @@ class CohortBuilder:
             return cohort
         shape = (*cohort.targets_UGT.shape, each)
         total = int(np.prod(shape[1:]))
-        users_U1 = cohort.client_ids_U[:, None] * self.log.num_items
-        chosen = np.full((len(cohort), total), -1, np.int64)
-        for attempt in range(_NEGATIVE_TRIES):
-            bits = bits_for(run_seed, round_, cohort.client_ids_U, f"negatives.{attempt}", total)
-            drawn = (bits % np.uint64(self.log.num_items)).astype(np.int64)
-            chosen = np.where(chosen < 0, drawn, chosen)
-            chosen[self._is_clicked(users_U1 + chosen)] = -1
-            if (chosen >= 0).all():
+        ids_U, num_items = cohort.client_ids_U, np.uint64(self.log.num_items)
+        chosen = (bits_for(run_seed, round_, ids_U, "negatives.0", total) % num_items).astype(np.int64)
+        may_be_seen_UB = _seen_remainders(cohort)
+        rows, places = np.nonzero(may_be_seen_UB[np.arange(len(cohort))[:, None], chosen % _REMAINDERS])
+        for attempt in range(1, _NEGATIVE_TRIES + 1):
+            seen = self._is_clicked(ids_U[rows] * self.log.num_items + chosen[rows, places])
+            rows, places = rows[seen], places[seen]
+            if attempt == _NEGATIVE_TRIES or not len(rows):
                 break
+            bits = bits_at(run_seed, round_, ids_U[rows], places, f"negatives.{attempt}")
+            chosen[rows, places] = bits % num_items
+        chosen[rows, places] = -1
         return Cohort(**{**vars(cohort), "negatives_UGTM": chosen.reshape(shape)})
 
     def _is_clicked(self, keys: np.ndarray) -> np.ndarray:
         known = self._clicked_keys
-        if not len(known):
-            return np.zeros(keys.shape, bool)
         nearest = known[np.searchsorted(known, keys).clip(max=len(known) - 1)]
         return nearest == keys
+
+
+def _seen_remainders(cohort: Cohort) -> np.ndarray:
+    """bool [U, _REMAINDERS]: where False, the user has clicked no item with this remainder. Most draws need no search
+    among all clicks.
+    """
+    rows, items = cohort.seen
+    remainders_UB = np.zeros((len(cohort), _REMAINDERS), bool)
+    remainders_UB[rows, items % _REMAINDERS] = True
+    return remainders_UB
 
 
 def _between(uniforms: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
