@@ -12,7 +12,7 @@ _FAR = np.float32(-np.inf)
 
 
 class HeldOutClicks:
-    """A split's held-out clicks, looked up by user. Rows are padded to the user with most clicks among those asked."""
+    """A split's held-out clicks, looked up by user. Rows are padded to the user with most clicks, whoever is asked."""
 
     def __init__(self, held_out: HeldOut, num_users: int):
         order = np.argsort(held_out.users_H, kind="stable")

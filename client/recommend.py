@@ -53,9 +53,11 @@ class RecommendTask:
     """
 
     def __init__(self, config: Config, split: Split, client_ids_U: np.ndarray):
-        counts_U = np.diff(split.train.offsets)[client_ids_U]
         self.config, self.split = config, split
-        self.client_ids_U = client_ids_U[counts_U >= MIN_CLICKS].astype(np.int64)
+        wanted_U = np.diff(split.train.offsets) >= MIN_CLICKS
+        for held_out in (split.valid, split.test):
+            wanted_U[held_out.users_H] = True
+        self.client_ids_U = client_ids_U[wanted_U[client_ids_U]].astype(np.int64)
         self._installed: _Installed | None = None
 
     def install(self, base: Mapping[str, np.ndarray]) -> None:
