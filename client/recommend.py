@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from client.held_out import HeldOutClicks
+from client.parallel import map_chunks
 from client.personalise import Personaliser
 from client.task import LocalUpdates
 from fedquilt.config import Config, DataConfig, SplitConfig
@@ -31,7 +33,7 @@ from models.losses import Examples
 from models.patches import patch_spec
 
 _CHUNK_FLOATS = 8_000_000  # patch rows and scores held at once, about 32 MB each
-_MAX_CHUNK = 256  # users; more gains nothing and falls out of the cache
+_MAX_CHUNK = 128  # users; more gains nothing and falls out of the cache
 
 
 def make_task(config: Config, partition_id: int, num_partitions: int) -> RecommendTask:
@@ -85,28 +87,35 @@ class RecommendTask:
         new_personal_KR = np.empty((len(client_ids_K), self.personal_size), np.float32)
         examples_K = np.empty(len(client_ids_K), np.int64)
         losses: dict[str, np.ndarray] = {name: np.empty(len(client_ids_K)) for name in ("support_loss", "query_loss")}
-        for rows in self._chunks(len(client_ids_K)):
+
+        def work(rows: slice) -> None:
             cohort = device.data.training_cohort(client_ids_K[rows], round_, run_seed)
             step = device.personaliser.outer_step(cohort, patch_P, personal_KR[rows])
             updates_KP[rows], new_personal_KR[rows] = step.updates_UP, step.personal_UR
             examples_K[rows] = step.num_examples_U
             losses["support_loss"][rows], losses["query_loss"][rows] = step.support_loss_U, step.query_loss_U
+
+        map_chunks(work, self._chunks(len(client_ids_K)))
         return LocalUpdates(updates_KP, examples_K, new_personal_KR, losses)
 
     def evaluate(
         self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, part: str
     ) -> Mapping[str, np.ndarray]:
         """Rank counts of the held-out clicks, rows padded with item -1; see ``server/evaluate.py`` for the names."""
-        parts = [
-            self._evaluate(client_ids_K[r], patch_P, personal_KR[r], part) for r in self._chunks(len(client_ids_K))
-        ]
+        parts = map_chunks(
+            lambda rows: self._evaluate(client_ids_K[rows], patch_P, personal_KR[rows], part),
+            self._chunks(len(client_ids_K)),
+        )
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} if parts else {}
 
-    def _chunks(self, count: int) -> Iterator[slice]:
+    def _chunks(self, count: int) -> list[slice]:
+        """Of equal size and even in number, so that two threads finish together."""
         contexts = 2 * self.config.meta.num_contexts
         floats_a_user = self.spec.num_parameters + contexts * self.split.train.num_items
-        size = int(np.clip(_CHUNK_FLOATS // floats_a_user, 1, _MAX_CHUNK))
-        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+        most = int(np.clip(_CHUNK_FLOATS // floats_a_user, 1, _MAX_CHUNK))
+        number = 1 if count <= most // 2 else min(2 * -(-count // (2 * most)), count)
+        ends = np.linspace(0, count, number + 1).astype(int).tolist()
+        return [slice(start, end) for start, end in pairwise(ends)] if count else []
 
     def _evaluate(self, ids: np.ndarray, patch_P: np.ndarray, personal: np.ndarray, part: str) -> dict[str, np.ndarray]:
         held_out = self._valid if part == "valid" else self._test

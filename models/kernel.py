@@ -184,8 +184,7 @@ def _linear(x: Tensor, weight: Tensor, patch: Tensor | None) -> Tensor:
 
 def _per_graph(matrices: Tensor, x: Tensor) -> Tensor:
     """matrices [U · G, M, N], x [U, G · N, B] -> their products, [U, G · M, B]."""
-    num_rows, num_nodes = matrices.shape[1:]
-    out = torch.bmm(matrices, x.reshape(-1, num_nodes, x.shape[2]))
+    out = torch.bmm(matrices, x.reshape(-1, matrices.shape[2], x.shape[2]))
     return out.view(len(x), -1, x.shape[2])
 
 
