@@ -63,8 +63,9 @@ class Node:
         ids_K, round_ = order.client_ids_K, order.round_
         personal_KR = self.store.read(ids_K, before_round=round_)
         local = self.task.train(ids_K, order.patch_P, personal_KR, round_, self.config.seed)
+        federation = self.config.federation
         reply, taking_part_K = privatise(
-            local, ids_K, self.config.federation.clipping_norm, round_, order.standing.spec_hash
+            local, ids_K, federation.clipping_norm, round_, order.standing.spec_hash, federation.upload_entries
         )
         if local.personal_KR is not None:
             self.store.write(ids_K[taking_part_K], round_, local.personal_KR[taking_part_K], order.settled_round)

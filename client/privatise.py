@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from client.task import LocalUpdates
 from fedquilt.errors import FederationError
 from fedquilt.privacy.clipping import clip_rows
+from fedquilt.sparse import place_dtype
 from fedquilt.wire import TrainReply
 
 NOT_FINITE, NO_EXAMPLES = 1, 2  # keys of fedquilt.wire.DECLINED
 
 
 def privatise(
-    local: LocalUpdates, client_ids_K: np.ndarray, clipping_norm: float, round_: int, spec_hash: str
+    local: LocalUpdates,
+    client_ids_K: np.ndarray,
+    clipping_norm: float,
+    round_: int,
+    spec_hash: str,
+    upload_entries: int = 0,
 ) -> tuple[TrainReply, np.ndarray]:
-    """-> (the reply, mask [K] of the users in it). Rows are clipped to ``clipping_norm`` in place."""
+    """-> (the reply, mask [K] of the users in it). Rows are clipped to ``clipping_norm`` in place.
+
+    Of each row the ``upload_entries`` largest entries are sent, where that is fewer than all (0: all).
+    """
     _require_rows(local, len(client_ids_K))
     updates_KP = np.ascontiguousarray(local.updates_KP, np.float32)
     clipped_KP, norms_K = clip_rows(updates_KP, clipping_norm, in_place=updates_KP.flags.writeable)
     num_examples_K = np.asarray(local.num_examples_K).astype(np.int64)
     why_K = np.where(num_examples_K <= 0, NO_EXAMPLES, np.where(np.isfinite(norms_K), 0, NOT_FINITE))
     taking_part_K = why_K == 0
-    everyone = bool(taking_part_K.all())
+    rows_KP = clipped_KP if taking_part_K.all() else clipped_KP[taking_part_K]
+    places_KS = largest(rows_KP, upload_entries) if 0 < upload_entries < rows_KP.shape[1] else None
     reply = TrainReply(
         round_=round_,
         spec_hash=spec_hash,
         client_ids_K=client_ids_K[taking_part_K],
-        updates_KP=clipped_KP if everyone else clipped_KP[taking_part_K],
+        updates_KP=rows_KP if places_KS is None else np.take_along_axis(rows_KP, places_KS.astype(np.int64), 1),
         num_examples_K=num_examples_K[taking_part_K],
         declined_D=client_ids_K[~taking_part_K],
         declined_why_D=why_K[~taking_part_K],
         metrics={name: np.asarray(values_K)[taking_part_K] for name, values_K in local.metrics.items()},
+        places_KS=places_KS,
     )
     return reply, taking_part_K
+
+
+def largest(rows_KP: np.ndarray, count: int) -> np.ndarray:
+    """Increasing places of each row's ``count`` entries of largest magnitude, [K, count]."""
+    places_KS = torch.from_numpy(rows_KP).abs().topk(count, dim=1, sorted=False).indices.sort(dim=1).values
+    return places_KS.numpy().astype(place_dtype(rows_KP.shape[1]))
 
 
 def _require_rows(local: LocalUpdates, k: int) -> None:

@@ -113,6 +113,9 @@ class FederationConfig(_Section):
         gt=0,
         description="bound on the L2 norm of a user's update, applied on the device and again in the cloud; inf = none",
     )
+    upload_entries: int = Field(
+        0, ge=0, description="entries of an update that are sent, the largest, as float16 with places; 0 = all, float32"
+    )
     aggregator: str = "weighted-mean"
     aggregator_options: dict[str, Any] = Field(default_factory=dict)
     weighting: Literal["uniform", "num-examples"] = "uniform"

@@ -18,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedquilt import npy
 from fedquilt.errors import FedquiltError
+from fedquilt.sparse import dense_rows, halved, place_dtype
 from fedquilt.types import PatchSpec
 
 DEPLOY, TRAIN, EVALUATE = "query.deploy", "train", "evaluate"  # Flower message types
@@ -75,7 +76,11 @@ class TrainOrder:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """One row per participating user; ``declined_D`` are users without one, ``declined_why_D`` keys of ``DECLINED``."""
+    """One row per participating user; ``declined_D`` are users without one, ``declined_why_D`` keys of ``DECLINED``.
+
+    ``updates_KP`` is float32 [K, P]. A sender may give ``places_KS`` instead, with the values there as ``updates_KP``
+    [K, S]; a reader always gets [K, P].
+    """
 
     round_: int
     spec_hash: str
@@ -85,6 +90,7 @@ class TrainReply:
     declined_D: np.ndarray
     declined_why_D: np.ndarray
     metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    places_KS: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -170,11 +176,14 @@ def read_train_order(content: RecordDict) -> TrainOrder:
 def write_train_reply(reply: TrainReply) -> RecordDict:
     arrays: dict[str, np.ndarray] = {
         "client-ids": reply.client_ids_K.astype(np.int64),
-        "updates": reply.updates_KP.astype(np.float32, copy=False),
         "num-examples": reply.num_examples_K.astype(np.int64),
         "declined": reply.declined_D.astype(np.int64),
         "declined-why": reply.declined_why_D.astype(np.int64),
     }
+    if reply.places_KS is None:
+        arrays["updates"] = reply.updates_KP.astype(np.float32, copy=False)
+    else:
+        arrays |= {"values": halved(reply.updates_KP), "places": reply.places_KS}
     facts = ConfigRecord({"round": reply.round_, "spec-hash": reply.spec_hash})
     return RecordDict({"facts": facts, "arrays": _arrays(arrays), "metrics": _arrays(reply.metrics)})
 
@@ -188,12 +197,23 @@ def read_train_reply(content: RecordDict, num_parameters: int) -> TrainReply:
         round_=facts.integer("round"),
         spec_hash=facts.text("spec-hash"),
         client_ids_K=client_ids_K,
-        updates_KP=read_array(content, "arrays", "updates", np.float32, (k, num_parameters)),
+        updates_KP=_read_updates(content, k, num_parameters),
         num_examples_K=read_array(content, "arrays", "num-examples", np.int64, (k,)),
         declined_D=declined_D,
         declined_why_D=read_array(content, "arrays", "declined-why", np.int64, declined_D.shape),
         metrics=_read_all(content, "metrics", (k,)),
     )
+
+
+def _read_updates(content: RecordDict, k: int, num_parameters: int) -> np.ndarray:
+    if "places" not in _record(content, "arrays", ArrayRecord):
+        return read_array(content, "arrays", "updates", np.float32, (k, num_parameters))
+    places_KS = read_array(content, "arrays", "places", place_dtype(num_parameters), (k, None))
+    values_KS = read_array(content, "arrays", "values", np.float16, places_KS.shape)
+    try:
+        return dense_rows(places_KS, values_KS, num_parameters)
+    except ValueError as error:
+        raise WireError(f"arrays: {error}") from None
 
 
 # --- evaluate ---
