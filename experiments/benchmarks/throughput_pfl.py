@@ -89,11 +89,11 @@ class MlpTask:
     def _step(self, weights: Mapping[str, Tensor], ids_K: Tensor, out: Mapping[str, Tensor]) -> None:
         """Writes -learning rate · gradient of the mean cross entropy, per user."""
         inputs, classes = self.inputs[ids_K], self.classes[ids_K]
-        hidden = torch.relu(torch.nn.functional.linear(inputs, weights["0.weight"], weights["0.bias"]))
+        hidden = torch.nn.functional.linear(inputs, weights["0.weight"], weights["0.bias"]).relu_()
         wrong = torch.nn.functional.linear(hidden, weights["2.weight"], weights["2.bias"]).softmax(-1)
         wrong.scatter_add_(2, classes[..., None], wrong.new_full((1, 1, 1), -1.0).expand(*classes.shape, 1))
         wrong *= -LEARNING_RATE / SAMPLES
-        before = (wrong @ weights["2.weight"]).masked_fill_(hidden <= 0, 0.0)
+        before = (wrong @ weights["2.weight"]).mul_(hidden.sign())
         out["2.weight"].copy_(torch.bmm(wrong.transpose(1, 2), hidden))
         out["0.weight"].copy_(torch.bmm(before.transpose(1, 2), inputs))
         torch.sum(wrong, 1, out=out["2.bias"])
