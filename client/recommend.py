@@ -121,12 +121,12 @@ class RecommendTask:
         held_out = self._valid if part == "valid" else self._test
         seen_KI = self._seen(ids, part)
         arrays: dict[str, np.ndarray] = {"items": held_out.items(ids)}
-        for variant, scores_KI in self._scores(ids, patch_P, personal):
+        for variant, scores_KI in self.scores(ids, patch_P, personal):
             arrays.update(held_out.counts(variant, scores_KI.numpy(), ids, seen_KI))
         return arrays
 
-    def _scores(self, ids: np.ndarray, patch_P: np.ndarray, personal: np.ndarray) -> Iterator[tuple[str, Tensor]]:
-        """(variant, scores [K, I])."""
+    def scores(self, ids: np.ndarray, patch_P: np.ndarray, personal: np.ndarray) -> Iterator[tuple[str, Tensor]]:
+        """(variant, scores of every item [K, I]), one after the other."""
         device = self._device
         weights, personaliser, evaluation = device.weights, device.personaliser, self.config.evaluation
         with torch.no_grad():
