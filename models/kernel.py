@@ -128,16 +128,16 @@ def user_vectors(weights: KernelWeights, graphs: Graphs, patch: PatchTensors | N
     pools = _pools(weights, graphs, patch.get("readout.pool_logits")).view(num_users * num_graphs, -1, num_nodes)
     hidden = _item_rows(weights, graphs.nodes, patch, "item_in")
     before = _linear(_per_graph(graphs.adjacency, hidden), weights.convolution[0], patch.get("convolution.0"))
-    hidden = hidden + torch.tanh(before)
+    hidden = before.tanh_() + hidden  # in place: fresh memory costs more than the arithmetic
     before = _linear(_per_graph(graphs.adjacency, hidden), weights.convolution[1], patch.get("convolution.1"))
     pooled = _per_graph(pools, hidden)
     if "bottleneck.0.down" in patch:
         up = patch["bottleneck.0.up"]
-        coded = torch.tanh(torch.bmm(hidden, patch["bottleneck.0.down"]))
+        coded = torch.bmm(hidden, patch["bottleneck.0.down"]).tanh_()
         spread = _linear(up, weights.convolution[1], patch.get("convolution.1"))
         before = torch.bmm(_per_graph(graphs.adjacency, coded), spread).add_(before)
-        pooled = pooled + torch.bmm(_per_graph(pools, coded), up)
-    pooled = pooled + _per_graph(pools, torch.tanh(before))
+        pooled = torch.bmm(_per_graph(pools, coded), up).add_(pooled)
+    pooled = _per_graph(pools, before.tanh_()).add_(pooled)
     user = _linear(pooled.view(num_users, num_graphs, -1), weights.mix, patch.get("readout.mix"))
     if "bottleneck.1.down" not in patch:
         return user
@@ -179,7 +179,7 @@ def _item_rows(weights: KernelWeights, items: Tensor, patch: PatchTensors, side:
 def _linear(x: Tensor, weight: Tensor, patch: Tensor | None) -> Tensor:
     """x [U, X, A] · (weight [A, B] + patch [U, A, B])."""
     out = x @ weight
-    return out if patch is None else out + torch.bmm(x, patch)
+    return out if patch is None else torch.bmm(x, patch).add_(out)
 
 
 def _per_graph(matrices: Tensor, x: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ def _pools(weights: KernelWeights, graphs: Graphs, patch: Tensor | None) -> Tens
         index = recency.view(num_users, 1, -1).expand(-1, table.shape[1], -1)
         logits = table.gather(2, index).view(num_users, -1, num_graphs, num_nodes).transpose(1, 2)
     clicked = graphs.clicked[:, :, None]
-    attention = logits.masked_fill(~clicked, _FAR).softmax(-1) * clicked
+    attention = torch.where(clicked, logits, _FAR).softmax(-1) * clicked
     neighbour = graphs.neighbour[:, :, None].float()
     average = neighbour / neighbour.sum(-1, keepdim=True).clamp(min=1)
     return torch.cat([attention, average], dim=2)

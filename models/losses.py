@@ -59,7 +59,7 @@ def softmax_loss(weights: KernelWeights, examples: Examples, patch: PatchTensors
     if examples.negatives is None:
         scores = all_scores(weights, users, patch)
         positive = scores.gather(2, examples.targets)
-        rest = scores.masked_fill(_required(examples.seen)[:, None], _FAR).logsumexp(2, keepdim=True)
+        rest = torch.where(_required(examples.seen)[:, None], _FAR, scores).logsumexp(2, keepdim=True)
     else:
         positive, rest = _against_drawn(weights, examples, users, patch)
     loss = torch.nn.functional.softplus(rest - positive) * examples.target_mask
@@ -73,7 +73,7 @@ def _against_drawn(
     negatives = _required(examples.negatives)
     items = torch.cat([examples.targets[..., None], negatives.clamp(min=0)], dim=3)
     scores = scores_of(weights, users, items.flatten(2), patch).view_as(items)
-    return scores[..., 0], scores[..., 1:].masked_fill(negatives < 0, _FAR).logsumexp(3)
+    return scores[..., 0], torch.where(negatives < 0, _FAR, scores[..., 1:]).logsumexp(3)
 
 
 def _required(tensor: Tensor | None) -> Tensor:
