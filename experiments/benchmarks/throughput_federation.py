@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from client.app import app
-from experiments.benchmarks.throughput_common import config_for, peak_gb, report
+from experiments.benchmarks.throughput_common import Row, config_for, peak_gb, report
 from fedquilt.runs import RunFolder
 from server.in_process import InProcessGrid
 from server.loop import run_federation
@@ -29,43 +30,38 @@ def main() -> None:
     parser.add_argument("--cohort", type=int, default=1_000)
     parser.add_argument("--supernodes", type=int, default=1)
     given = parser.parse_args()
-    cohort = min(given.cohort, given.users)
-    rounds = max(5, given.users // cohort)
-    config = config_for(given.users, rounds=rounds, cohort_size=cohort, num_supernodes=given.supernodes)
+    report(measure(given.users, given.cohort, given.supernodes))
+
+
+def measure(users: int, cohort: int, supernodes: int = 1) -> Row:
+    cohort = min(cohort, users)
+    rounds = max(5, users // cohort)
+    config = config_for(users, rounds=rounds, cohort_size=cohort, num_supernodes=supernodes)
+    peaks = [0.0]
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(folder, config)
         started = time.perf_counter()
         deployment = prepare(config, run)
         prepared = time.perf_counter()
-        grid = InProcessGrid(app, config.federation.num_supernodes)
-        peak_of_rounds = 0.0
-
-        def on_round(record: object) -> None:
-            nonlocal peak_of_rounds
-            peak_of_rounds = peak_gb()
-
-        given_hooks = hooks(config, run)
-        result = run_federation(grid, config, deployment, run, type(given_hooks)(given_hooks.on_evaluation, on_round))
+        with_peaks = replace(hooks(config, run), on_round=lambda record: peaks.append(peak_gb()))
+        result = run_federation(InProcessGrid(app, supernodes), config, deployment, run, with_peaks)
         finish(config, run, result)
-        whole = time.perf_counter() - prepared
-        records = run.records("round")
-    seconds = np.array([record["seconds"] for record in records])
-    report(
-        {
-            "step": "federation",
-            "users": given.users,
-            "supernodes": given.supernodes,
-            "cohort": cohort,
-            "rounds": rounds,
-            "users_per_s": round(cohort / float(np.median(seconds)), 1),
-            "users_per_s_best_round": round(cohort / float(seconds.min()), 1),
-            "rounds_s": round(float(seconds.sum()), 2),
-            "evaluation_s": round(whole - float(seconds.sum()), 2),
-            "prepare_s": round(prepared - started, 2),
-            "peak_gb_rounds": peak_of_rounds,
-            "peak_gb": peak_gb(),
-        }
-    )
+        whole_s = time.perf_counter() - prepared
+        seconds = np.array([record["seconds"] for record in run.records("round")])
+    return {
+        "step": "federation",
+        "users": users,
+        "supernodes": supernodes,
+        "cohort": cohort,
+        "rounds": rounds,
+        "users_per_s": round(cohort / float(np.median(seconds)), 1),
+        "users_per_s_best_round": round(cohort / float(seconds.min()), 1),
+        "rounds_s": round(float(seconds.sum()), 2),
+        "evaluation_s": round(whole_s - float(seconds.sum()), 2),
+        "prepare_s": round(prepared - started, 2),
+        "peak_gb_rounds": peaks[-1],
+        "peak_gb": peak_gb(),
+    }
 
 
 if __name__ == "__main__":

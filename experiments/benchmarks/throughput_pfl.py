@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from client.app import make_client_app
 from client.task import LocalUpdates
-from experiments.benchmarks.throughput_common import CLIPPING_NORM, rates, report
+from experiments.benchmarks.throughput_common import CLIPPING_NORM, Row, best_time, rates, report
 from fedquilt.config import Config, parse
 from fedquilt.runs import RunFolder
 from fedquilt.types import PatchSpec
@@ -179,23 +179,36 @@ def plain_vmap(users: int, rounds: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return wall_R[1:], cpu_R[1:], first.numpy()
 
 
+def arithmetic(users: int, rounds: int) -> tuple[float, float]:
+    """(wall, processor) seconds of a round's ``MlpTask.train``, called directly."""
+    task = MlpTask(parse({"data": {"num_users": users}}), 0, 1)
+    patch_P, nothing_UR = flat(initial()).numpy(), np.empty((users, 0), np.float32)
+    return best_time(lambda: task.train(task.client_ids_U, patch_P, nothing_UR, 1, 0), rounds)
+
+
+def measure(users: int, rounds: int, save: str = "") -> Iterator[Row]:
+    task = {"users": users, "rounds": rounds}
+    vmap_wall, vmap_cpu, vmap_first_P = plain_vmap(users, rounds)
+    yield {"step": "pfl-task-vmap", **task, **rates(users, float(vmap_wall.min()), float(vmap_cpu.min()))}
+    yield {"step": "pfl-task-arithmetic", **task, **rates(users, *arithmetic(users, rounds))}
+    wall, cpu, _ = ours(users, rounds, SIGMA)
+    _, _, patch_P = ours(users, 1, sigma=0.0)
+    first_P = patch_P - flat(initial()).numpy()
+    if save:
+        torch.save(torch.from_numpy(-first_P), save)
+    differs = float(np.linalg.norm(first_P - vmap_first_P) / np.linalg.norm(vmap_first_P))
+    row = {"step": "pfl-task", **task, **rates(users, float(wall.min()), float(cpu.min()))}
+    yield {**row, "relative_difference_before_noise": differs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--save", default="", help="file for the mean update of round 1 before noise")
     given = parser.parse_args()
-    vmap_wall, vmap_cpu, vmap_first_P = plain_vmap(given.users, given.rounds)
-    wall, cpu, _ = ours(given.users, given.rounds, SIGMA)
-    _, _, patch_P = ours(given.users, 1, sigma=0.0)
-    first_P = patch_P - flat(initial()).numpy()
-    if given.save:
-        torch.save(torch.from_numpy(-first_P), given.save)
-    differs = float(np.linalg.norm(first_P - vmap_first_P) / np.linalg.norm(vmap_first_P))
-    task = {"users": given.users, "rounds": given.rounds}
-    report({"step": "pfl-task-vmap", **task, **rates(given.users, float(vmap_wall.min()), float(vmap_cpu.min()))})
-    row = {"step": "pfl-task", **task, **rates(given.users, float(wall.min()), float(cpu.min()))}
-    report({**row, "relative_difference_before_noise": differs})
+    for row in measure(given.users, given.rounds, given.save):
+        report(row)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 from client.recommend import RecommendTask
 from experiments.benchmarks.throughput_common import (
     CLIPPING_NORM,
+    Row,
     base_for,
     best_time,
     config_for,
@@ -40,19 +41,21 @@ def main() -> None:
     parser.add_argument("--loop", type=int, default=0, help="1: one user at a time (bottleneck patch only)")
     parser.add_argument("--repeats", type=int, default=7)
     given = parser.parse_args()
-    task, patch_P = task_for(config_for(given.population, given.parts.split(",")))
-    ids_U = task.client_ids_U[: given.users]
+    report(measure(given.users, given.population, given.parts, bool(given.loop), given.repeats))
+
+
+def measure(users: int, population: int, parts: str, loop: bool, repeats: int) -> Row:
+    task, patch_P = task_for(config_for(population, parts.split(",")))
+    ids_U = task.client_ids_U[:users]
     batched = Batched(task, patch_P)
-    row = {"step": "client-step", "parts": given.parts, "users_at_once": len(ids_U)}
-    if given.loop:
+    row: Row = {"step": "loop" if loop else "client-step", "parts": parts, "users_at_once": len(ids_U)}
+    if loop:
         one_by_one = OneByOne(task, patch_P)
-        differs = float(np.abs(one_by_one(ids_U) - batched(ids_U)).max())
-        row |= {"step": "loop", "largest_difference": differs}
-        report(row | rates(len(ids_U), *best_time(lambda: one_by_one(ids_U), given.repeats)))
-        return
+        row["largest_difference"] = float(np.abs(one_by_one(ids_U) - batched(ids_U)).max())
+        return row | rates(len(ids_U), *best_time(lambda: one_by_one(ids_U), repeats))
     calls = max(1, 256 // len(ids_U))
-    times = best_time(lambda: [batched(ids_U) for _ in range(calls)], given.repeats)
-    report(row | rates(calls * len(ids_U), *times))
+    times = best_time(lambda: [batched(ids_U) for _ in range(calls)], repeats)
+    return row | rates(calls * len(ids_U), *times)
 
 
 class Batched:
