@@ -49,9 +49,9 @@ class SplitConfig(_Section):
 class GraphConfig(_Section):
     window: int = Field(5, ge=1, description="clicks within this distance in a user's order are co-clicked")
     top_neighbours: int = Field(20, ge=1, description="co-click edges kept per item")
-    num_nodes: int = Field(48, ge=2, description="N, nodes of a local subgraph")
+    num_nodes: int = Field(64, ge=2, description="N, nodes of a local subgraph")
     num_clicked: int = Field(
-        32, ge=1, description="how many of the N nodes are the user's latest clicks; the rest are their neighbours"
+        48, ge=1, description="how many of the N nodes are the user's latest clicks; the rest are their neighbours"
     )
     num_walks: int = Field(64, ge=1, description="random walks per item for visit counts")
     walk_length: int = Field(2, ge=1, description="hops of a walk")
@@ -75,7 +75,7 @@ class CloudConfig(_Section):
 
 class PatchConfig(_Section):
     parts: tuple[str, ...] = Field(
-        ("bottleneck", "item-bias"),
+        ("bottleneck", "item-bias", "item-low-rank", "readout"),
         description="bottleneck, item-bias, item-low-rank, readout, convolution (these two: all kernel weights)",
     )
     bottleneck: int = Field(8, ge=1, description="width of a bottleneck patch")
@@ -86,7 +86,7 @@ class MetaConfig(_Section):
     inner_steps: int = Field(1, ge=0)
     inner_learning_rate: float = Field(0.1, gt=0)
     inner_parts: tuple[str, ...] = Field(
-        ("bottleneck", "item-bias", "readout", "convolution"),
+        ("bottleneck", "readout"),
         description="parts of the patch that inner steps change and that a personal patch holds",
     )
     second_order: bool = True
@@ -96,14 +96,14 @@ class MetaConfig(_Section):
     carry: float = Field(
         0.0, ge=0, le=1, description="share of the stored personal patch that inner steps start from; 0 = plain MAML"
     )
-    num_contexts: int = Field(1, ge=1, description="subgraphs per user in the support set, and again in the query set")
-    num_support: int = Field(16, ge=1, description="S, clicks after a support subgraph that the inner steps learn from")
-    num_query: int = Field(16, ge=1, description="Q, later clicks that the outer step learns from")
+    num_contexts: int = Field(2, ge=1, description="subgraphs per user in the support set, and again in the query set")
+    num_support: int = Field(4, ge=1, description="S, clicks after a support subgraph that the inner steps learn from")
+    num_query: int = Field(4, ge=1, description="Q, later clicks that the outer step learns from")
     num_negatives: int = Field(0, ge=0, description="drawn negatives per click; 0 = softmax over all unseen items")
 
 
 class FederationConfig(_Section):
-    rounds: int = Field(30, ge=0)
+    rounds: int = Field(60, ge=0)
     cohort_size: int = Field(500, ge=1, description="users drawn a round")
     num_supernodes: int = Field(
         4, ge=1, description="Flower nodes; each hosts the users whose client_id modulo num_supernodes is its own"
@@ -114,7 +114,7 @@ class FederationConfig(_Section):
         description="bound on the L2 norm of a user's update, applied on the device and again in the cloud; inf = none",
     )
     upload_entries: int = Field(
-        0, ge=0, description="entries of an update that are sent, the largest, as float16 with places; 0 = all, float32"
+        1800, ge=0, description="largest entries of an update that are sent, as float16 with places; 0 = all, float32"
     )
     aggregator: str = "weighted-mean"
     aggregator_options: dict[str, Any] = Field(default_factory=dict)
@@ -141,7 +141,7 @@ class ServerOptimizerConfig(_Section):
 class EvaluationConfig(_Section):
     ks: tuple[int, ...] = (5, 10, 20)
     personal_steps: int = Field(1, ge=0, description="local steps on the device before the personal patch is judged")
-    personal_learning_rate: float = Field(0.1, gt=0)
+    personal_learning_rate: float = Field(0.03, gt=0)
 
 
 class Config(_Section):

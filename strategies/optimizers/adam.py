@@ -14,15 +14,16 @@ from strategies.rules import OPTIMIZERS, State
 class Adam:
     """m ← β₁ m + (1 - β₁) u;  v ← β₂ v + (1 - β₂) u²;  delta = η · m / (√v + τ).
 
-    Starts from m = 0, v = τ² and corrects no bias, as the paper does. ``bias_correction`` gives Kingma and Ba's Adam
-    (arXiv:1412.6980): v starts from 0, and m and v are divided by 1 - β₁ᵗ and 1 - β₂ᵗ.
+    With ``bias_correction`` this is Kingma and Ba's Adam (arXiv:1412.6980): v starts from 0, and m and v are divided by
+    1 - β₁ᵗ and 1 - β₂ᵗ. Without, it starts from v = τ² and corrects nothing, as Reddi et al. do; their τ = 1e-3 is
+    larger than a clipped update's mean entry, which then hardly moves: hence our defaults.
     """
 
     learning_rate: float = 0.02
     beta1: float = 0.9
     beta2: float = 0.99
-    tau: float = 1e-3
-    bias_correction: bool = False
+    tau: float = 1e-8
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.tau > 0):
