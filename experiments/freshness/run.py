@@ -31,7 +31,7 @@ from server.simulate import CLOUD_HISTORY, load_split, simulate
 HERE = Path(__file__).parent
 DATASETS = {"ml-100k": "freshness-ml100k.toml", "bazaar": "freshness-bazaar.toml"}
 KERNEL = 'patch.parts=["convolution","readout"]'
-LOCAL_TRIALS = [(steps, rate) for steps in (1, 3, 10) for rate in (0.03, 0.1, 0.3)]
+LOCAL_TRIALS = [(steps, rate) for steps in (1, 5) for rate in (0.03, 0.1, 0.3)]
 K = 10
 
 
