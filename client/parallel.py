@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
+
+
+def chunks_of(count: int, most: int) -> list[slice]:
+    """``range(count)`` in slices of at most ``most``, of equal size and even in number, so that two threads finish
+    together. The slices do not depend on the number of threads.
+    """
+    number = 1 if count <= most // 2 else min(2 * -(-count // (2 * most)), count)
+    ends = np.linspace(0, count, number + 1).astype(int).tolist()
+    return [slice(start, end) for start, end in pairwise(ends)] if count else []
 
 
 def map_chunks(work: Callable[[slice], T], chunks: Sequence[slice]) -> list[T]:

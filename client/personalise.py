@@ -56,7 +56,9 @@ class Personaliser:
             meta.second_order,
             meta.support_weight,
         )
-        updates = self._flat([result.gradients[name] for name, _ in self.spec.shapes], len(cohort)).neg_()
+        updates = torch.empty(len(cohort), self.spec.num_parameters)
+        for name, columns in self.spec.slices.items():
+            torch.neg(result.gradients[name].reshape(len(cohort), -1), out=updates[:, columns])
         adapted = self._flat([result.adapted[name] for name in self.inner], len(cohort))
         return OuterStep(
             updates_UP=updates.numpy(),

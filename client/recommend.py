@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from client.held_out import HeldOutClicks
-from client.parallel import map_chunks
+from client.parallel import chunks_of, map_chunks
 from client.personalise import Personaliser
 from client.task import LocalUpdates
 from fedquilt.config import Config, DataConfig, SplitConfig
@@ -109,13 +108,9 @@ class RecommendTask:
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} if parts else {}
 
     def _chunks(self, count: int) -> list[slice]:
-        """Of equal size and even in number, so that two threads finish together."""
         contexts = 2 * self.config.meta.num_contexts
         floats_a_user = self.spec.num_parameters + contexts * self.split.train.num_items
-        most = int(np.clip(_CHUNK_FLOATS // floats_a_user, 1, _MAX_CHUNK))
-        number = 1 if count <= most // 2 else min(2 * -(-count // (2 * most)), count)
-        ends = np.linspace(0, count, number + 1).astype(int).tolist()
-        return [slice(start, end) for start, end in pairwise(ends)] if count else []
+        return chunks_of(count, int(np.clip(_CHUNK_FLOATS // floats_a_user, 1, _MAX_CHUNK)))
 
     def _evaluate(self, ids: np.ndarray, patch_P: np.ndarray, personal: np.ndarray, part: str) -> dict[str, np.ndarray]:
         held_out = self._valid if part == "valid" else self._test
