@@ -28,16 +28,35 @@ Row = dict[str, Any]
 
 
 def config_for(num_users: int, parts: Sequence[str] = ("bottleneck",), **federation: Any) -> Config:
-    """The issue's client step: N = 48, F = 32, bottleneck 8, S = Q = 16, 4 negatives, one second-order inner step."""
+    """The client step that the aims are about, whatever the defaults are: N = 48, F = 32, bottleneck 8, S = Q = 16,
+    one moment each, 4 negatives, one second-order inner step on the whole patch.
+    """
     return parse(
         {
             "name": "throughput",
             "data": {"dataset": "bazaar", "num_users": num_users, "num_items": NUM_ITEMS, "mean_clicks": 50},
-            "graph": {"num_nodes": 48, "num_clicked": 32},
+            "graph": {"window": 5, "top_neighbours": 20, "num_nodes": 48, "num_clicked": 32},
             "cloud": {"dim": 32, "epochs": 0},
             "patch": {"parts": list(parts), "bottleneck": 8},
-            "meta": {"num_support": 16, "num_query": 16, "num_negatives": 4, "inner_steps": 1, "second_order": True},
-            "federation": {"clipping_norm": CLIPPING_NORM, "evaluate_every": 0, "checkpoint_every": 10, **federation},
+            "meta": {
+                "num_contexts": 1,
+                "num_support": 16,
+                "num_query": 16,
+                "num_negatives": 4,
+                "inner_steps": 1,
+                "inner_learning_rate": 0.1,
+                "inner_parts": list(parts),
+                "second_order": True,
+                "support_weight": 0.0,
+                "carry": 0.0,
+            },
+            "federation": {
+                "clipping_norm": CLIPPING_NORM,
+                "upload_entries": 0,
+                "evaluate_every": 0,
+                "checkpoint_every": 10,
+                **federation,
+            },
         }
     )
 
