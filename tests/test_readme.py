@@ -33,7 +33,9 @@ def desk(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("block", blocks("bash"), ids=lambda block: block.split("\n")[0][:40])
 def test_a_shell_block_runs(block, desk):
-    done = subprocess.run(["bash", "-ec", block], cwd=desk, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        ["bash", "-ec", block], cwd=desk, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
