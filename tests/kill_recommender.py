@@ -11,6 +11,7 @@ import os
 import sys
 from itertools import count
 
+import torch._dynamo  # what the first optimizer of a process imports
 from kill_driver import before
 
 import cli.main
@@ -24,7 +25,13 @@ from fedquilt.runs import RESULTS, RunFolder
 from strategies.rules import AGGREGATORS, OPTIMIZERS
 
 NODES = 3
-_WARM = [client.recommend, *LOADERS, *AGGREGATORS, *OPTIMIZERS]  # what every run imports, once for all of them
+_WARM = [
+    torch._dynamo,
+    client.recommend,
+    *LOADERS,
+    *AGGREGATORS,
+    *OPTIMIZERS,
+]  # what every run imports, once for all of them
 
 
 def nth(wanted: int):

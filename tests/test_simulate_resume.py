@@ -147,6 +147,7 @@ def some_rounds_done(run: RunFolder) -> bool:
     return len(run.records("round")) >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [in_the_cloud, some_rounds_done])
 def test_ctrl_c_says_how_to_go_on_and_going_on_gives_the_same_bits(tmp_path, drive, long_undisturbed, when):
     status, said = stop(tmp_path, signal.SIGINT, when)
@@ -160,6 +161,7 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_gives_the_same_bits(tmp_path, dri
     assert traces(run) == long_undisturbed
 
 
+@pytest.mark.slow
 def test_kill_9_from_outside_in_the_middle_of_the_rounds(tmp_path, long_undisturbed):
     status, _ = stop(tmp_path, signal.SIGKILL, some_rounds_done)
     assert status == -signal.SIGKILL
