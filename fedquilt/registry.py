@@ -55,6 +55,8 @@ class Registry:
     def _load(self, path: str) -> Any:
         module_name, _, attribute = path.partition(":")
         try:
+            if not all(part.isidentifier() for part in module_name.split(".")):
+                raise ImportError(f"{module_name!r} is not a module's name")
             return getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
             raise UnknownNameError(

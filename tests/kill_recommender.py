@@ -25,13 +25,8 @@ from fedquilt.runs import RESULTS, RunFolder
 from strategies.rules import AGGREGATORS, OPTIMIZERS
 
 NODES = 3
-_WARM = [
-    torch._dynamo,
-    client.recommend,
-    *LOADERS,
-    *AGGREGATORS,
-    *OPTIMIZERS,
-]  # what every run imports, once for all of them
+# What every run imports, once for all of them.
+_WARM = [torch._dynamo, client.recommend, *LOADERS, *AGGREGATORS, *OPTIMIZERS]
 
 
 def nth(wanted: int):
