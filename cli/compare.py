@@ -13,7 +13,7 @@ from cli.options import Json, print_json
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN", help="The baseline.")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN", help="The other one; may be the same run.")],
-    variant: Annotated[str, typer.Option(help="Variant of both: base, global or personal.")] = "personal",
+    variant: Annotated[str, typer.Option(help="Variant of both: stale, base, global or personal.")] = "personal",
     against: Annotated[str | None, typer.Option(help="Variant of the first run, if another.")] = None,
     metric: Annotated[str, typer.Option(help="Metric that is shown by group.")] = "NDCG@10",
     as_json: Json = False,

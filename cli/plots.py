@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-COLOURS = {"base": "#9a9a9a", "global": "#0072b2", "personal": "#d55e00"}
-NAMES = {"base": "cloud only", "global": "federated patch", "personal": "personal patch"}
+from cli.tables import VARIANT_NAMES
+
+COLOURS = {"stale": "#d0d3d8", "base": "#8a8f98", "global": "#0072b2", "personal": "#d55e00"}
 LOSS, GAIN, INK, GRID = "#56b4e9", "#d55e00", "#33373d", "#e4e6ea"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -207,4 +208,4 @@ def human_bytes(value: float) -> str:
 
 
 def _name(variant: str) -> str:
-    return NAMES.get(variant, variant)
+    return VARIANT_NAMES.get(variant, variant)

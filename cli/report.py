@@ -14,13 +14,13 @@ import jinja2
 import numpy as np
 
 from cli import plots
-from cli.tables import GROUP_NAMES, VARIANT_NAMES, known_groups
+from cli.tables import GROUP_NAMES, VARIANT_NAMES, in_order, known_groups
 from fedquilt import __version__
 from fedquilt.runs import RESULTS, RunFolder, replace_file
 from server.compare import bootstrap_interval
 from server.evaluate import EVALUATION, per_user
 
-_ORDER = ("base", "global", "personal")
+_BEFORE, _AFTER = "base", "personal"  # what the headline compares
 _PANELS = {
     "everybody": {"all": "all users"},
     "users by activity": {"users/head": "most\nactive", "users/mid": "middle", "users/tail": "least\nactive"},
@@ -50,7 +50,7 @@ def gather(run: RunFolder) -> dict[str, Any]:
     k = 10 if 10 in config.evaluation.ks else config.evaluation.ks[0]
     metric = f"NDCG@{k}"
     results = run.read_json(RESULTS) if (run.path / RESULTS).exists() else {}
-    tables = {variant: results["tables"][variant] for variant in _variants(results)}
+    tables = {variant: results["tables"][variant] for variant in in_order(results.get("tables", {}))}
     rounds, device = run.records("round"), (run.records("device") or [{}])[-1]
     gain = _gain(run, list(tables), k) if len(tables) > 1 else None
     return {
@@ -79,17 +79,19 @@ def gather(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _variants(results: Mapping[str, Any]) -> list[str]:
-    found = results.get("tables", {})
-    return [name for name in _ORDER if name in found] + [name for name in found if name not in _ORDER]
+def _before_after(variants: Sequence[str]) -> tuple[str, str]:
+    """The two variants that the headline compares; the first and the last where ours are not there."""
+    before = _BEFORE if _BEFORE in variants else variants[0]
+    return before, _AFTER if _AFTER in variants else variants[-1]
 
 
 def _gain(run: RunFolder, variants: list[str], k: int) -> dict[str, Any] | None:
-    """Paired comparison of the first variant with the last, user by user."""
+    """Paired comparison of before and after, user by user."""
     if not (run.path / EVALUATION).exists():
         return None
     stored = run.read_arrays(EVALUATION)
-    before, after = (per_user(stored, variant, [k])[0][f"NDCG@{k}"] for variant in (variants[0], variants[-1]))
+    names = _before_after(variants)
+    before, after = (per_user(stored, variant, [k])[0][f"NDCG@{k}"] for variant in names)
     change_U = after - before
     low, high = (float(bound_M[0]) for bound_M in bootstrap_interval(change_U[:, None]))
     return {
@@ -102,8 +104,8 @@ def _gain(run: RunFolder, variants: list[str], k: int) -> dict[str, Any] | None:
         "measurable": low > 0 or high < 0,
         "better": float((change_U > 0).mean()),
         "worse": float((change_U < 0).mean()),
-        "from": VARIANT_NAMES.get(variants[0], variants[0]),
-        "to": VARIANT_NAMES.get(variants[-1], variants[-1]),
+        "from": VARIANT_NAMES.get(names[0], names[0]),
+        "to": VARIANT_NAMES.get(names[1], names[1]),
         "relative": float(change_U.mean() / before.mean()) if before.any() else None,
         "gains_U": change_U,
     }
@@ -118,7 +120,7 @@ def _tiles(
         relative = f"{gain['relative']:+.1%}".replace("%", " %") if gain["relative"] is not None else "–"
         note = f"NDCG@{k} {gain['a']:.4f} → {gain['b']:.4f}"
         tiles.append({"value": relative, "label": f"{gain['to']}, all users", "note": note})
-        last, first = list(tables)[-1], next(iter(tables))
+        first, last = _before_after(list(tables))
         for group, label in (("users/tail", "least active third"), ("users/head", "most active third")):
             if group in tables[first]:
                 before, after = (tables[variant][group][f"NDCG@{k}"] for variant in (first, last))
@@ -190,18 +192,17 @@ def _curves(run: RunFolder, metric: str) -> dict[str, list[tuple[int, float]]]:
     for record in run.records("evaluation"):
         for variant, table in record.get("tables", {}).items() if record.get("part") == "valid" else ():
             curves.setdefault(variant, []).append((record["round"], table["all"][metric]))
-    return {
-        name: curves[name] for name in sorted(curves, key=lambda v: _ORDER.index(v) if v in _ORDER else len(_ORDER))
-    }
+    return {name: curves[name] for name in in_order(curves)}
 
 
 def _sizes(rounds: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> dict[str, float]:
     """Bytes per device: what travels, what rides along, what lies on the device, what stays in the cloud."""
     named: dict[str, float] = {}
-    for key, name in (("bytes_up", "patch, up per round"), ("bytes_down", "patch, down per round")):
-        values = [record[key] / record["replies"] for record in rounds if record.get("replies")]
-        if values:
-            named[name] = float(np.mean(values))
+    sent = [record["bytes_up"] / record["replies"] for record in rounds if record.get("replies")]
+    if sent:
+        named["update, up per round"] = float(np.mean(sent))
+    if device.get("patch_bytes"):  # a simulated node gets one patch for all its users, a device one of its own
+        named["patch, down per round"] = float(device["patch_bytes"])
     subgraph = device.get("subgraph_bytes", {})
     named |= {f"subgraph, {form}": float(size) for form, size in subgraph.items()}
     for key, name in (("kernel_bytes", "graph kernel"), ("model_bytes", "whole model")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cli.options import new_table, number, print_table
@@ -19,30 +19,44 @@ GROUP_NAMES = {
     "known-to-cloud": "known to the cloud",
     "new-to-cloud": "new to the cloud",
 }
-_SHORT = {  # eight columns fit a terminal of 80
-    "base": "cloud",
-    "global": "global",
+_SHORT = {  # six columns fit a terminal of 80
+    "stale": "stale\ncloud",
+    "base": "no\npatch",
+    "global": "federated\npatch",
+    "personal": "personal\npatch",
     "users/head": "most active",
     "users/mid": "middle",
     "users/tail": "least active",
     "known-to-cloud": "known to cloud",
     "new-to-cloud": "new to cloud",
 }
-VARIANT_NAMES = {"base": "cloud only", "global": "federated patch", "personal": "personal patch"}
+VARIANT_NAMES = {  # in the order in which they are shown
+    "stale": "stale cloud",
+    "base": "no patch",
+    "global": "federated patch",
+    "personal": "personal patch",
+}
 
 
 def results_table(results: Mapping[str, Any], metrics: tuple[str, ...] = SHOWN) -> None:
-    """Variants side by side, one row per group."""
-    tables = results["tables"]
-    present = [metric for metric in metrics if metric in next(iter(tables.values()))["all"]]
-    columns = [f"{metric}\n{_short(variant)}" for metric in present for variant in tables]
+    """One table a metric: variants side by side, one row per group."""
+    tables = {variant: results["tables"][variant] for variant in in_order(results["tables"])}
     protocol = results["protocol"]
-    table = new_table(f"{protocol['name']}, protocol {protocol['hash']}", "", "users", *columns)
-    for group in known_groups(tables):
-        rows = [tables[variant].get(group, {}) for variant in tables]
-        values = [number(row.get(metric)) for metric in present for row in rows]
-        table.add_row(_short(group), number(rows[0].get("users")), *values)
-    print_table(table)
+    for metric in metrics:
+        if metric not in next(iter(tables.values()))["all"]:
+            continue
+        title = f"{metric}, {protocol['name']}, protocol {protocol['hash']}"
+        table = new_table(title, "", "users", *(_short(variant) for variant in tables))
+        for group in known_groups(tables):
+            rows = [tables[variant].get(group, {}) for variant in tables]
+            table.add_row(_short(group), number(rows[0].get("users")), *(number(row.get(metric)) for row in rows))
+        print_table(table)
+
+
+def in_order(variants: Iterable[str]) -> list[str]:
+    """Known variants as they build on each other, then the others."""
+    found = list(variants)
+    return [name for name in VARIANT_NAMES if name in found] + [name for name in found if name not in VARIANT_NAMES]
 
 
 def _short(group: str) -> str:
