@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=POPULATION)
     parser.add_argument("--parts", default="bottleneck", help="of the patch, separated by commas")
     parser.add_argument("--loop", type=int, default=0, help="1: one user at a time (bottleneck patch only)")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=20)
     given = parser.parse_args()
     report(measure(given.users, given.population, given.parts, bool(given.loop), given.repeats))
 
