@@ -43,24 +43,28 @@ class CloudResult:
 
 
 def train_cloud(config: Config, split: Split, on_epoch: OnEpoch = lambda record: None) -> CloudResult:
-    """Deterministic in (config.seed, split). A cloud that may see nothing starts from item features."""
+    """Deterministic in (config.seed, split) for one number of torch threads. A cloud that may see nothing starts from item features."""
     log = split.cloud
     neighbours, facts = _neighbours(config, log)
     if not len(log) or not config.cloud.epochs:
         return CloudResult(_untrained_base(config, log, neighbours), graph=facts)
     train, valid = _validation(split)
+    kept = neighbours if train is log else _neighbours(config, train)[0]  # no graph of the clicks it is judged by
+    chosen = _trainer(config, train, kept, valid)
+    history = list(chosen.run(config.cloud.epochs, on_epoch))
+    if train is log:
+        return CloudResult(_base(chosen.best_weights(), neighbours), history, facts)
+    refit = _trainer(config, log, neighbours, HeldOut(log.users_C[:0], log.items_C[:0]))
+    for _ in refit.run(chosen.best_epoch, lambda record: None):
+        pass
+    return CloudResult(_base(refit.best_weights(), neighbours), history, facts)
+
+
+def _trainer(config: Config, log: InteractionLog, neighbours: Neighbourhoods, valid: HeldOut) -> _Trainer:
     torch.manual_seed(key_for(config.seed, use="cloud"))
-    model = build_cloud_model(
-        config.cloud,
-        log.num_items,
-        config.graph.num_clicked,
-        log.item_features_IF,
-        neighbours.items_ST,
-        neighbours.weights_ST,
-    )
-    trainer = _Trainer(config, model, _builder(config, train, neighbours), valid)
-    history = list(trainer.run(on_epoch))
-    return CloudResult(_base(trainer.best_weights(), neighbours), history, facts)
+    features_IF, tables = log.item_features_IF, (neighbours.items_ST, neighbours.weights_ST)
+    model = build_cloud_model(config.cloud, log.num_items, config.graph.num_clicked, features_IF, *tables)
+    return _Trainer(config, model, _builder(config, log, neighbours), valid)
 
 
 def _neighbours(config: Config, log: InteractionLog) -> tuple[Neighbourhoods, dict[str, Any]]:
@@ -80,8 +84,8 @@ def _neighbours(config: Config, log: InteractionLog) -> tuple[Neighbourhoods, di
 def _validation(split: Split) -> tuple[InteractionLog, HeldOut]:
     """What to train on and what to choose the epoch by.
 
-    A cloud that sees all training clicks uses the split's validation clicks. A stale one sees none of those, and holds
-    out the last click that it has of each user.
+    A cloud that sees all training clicks uses the split's validation clicks. A stale one sees none of those: it holds
+    out the last click that it has of each user, and is then trained again on everything for as many epochs.
     """
     log = split.cloud
     if len(log) == len(split.train):
@@ -116,8 +120,8 @@ class _Trainer:
         self.best_state: dict[str, Any] = copy.deepcopy(model.state_dict())
         self.best_ndcg, self.best_epoch = -1.0, 0
 
-    def run(self, on_epoch: OnEpoch) -> Iterator[dict[str, Any]]:
-        for epoch in range(1, self.config.cloud.epochs + 1):
+    def run(self, epochs: int, on_epoch: OnEpoch) -> Iterator[dict[str, Any]]:
+        for epoch in range(1, epochs + 1):
             record: dict[str, Any] = {"kind": "cloud", "epoch": epoch, "loss": self._epoch(epoch)}
             if len(self.valid):
                 record["valid_ndcg"] = self._ndcg()

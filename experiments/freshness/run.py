@@ -31,7 +31,7 @@ from server.simulate import CLOUD_HISTORY, load_split, simulate
 HERE = Path(__file__).parent
 DATASETS = {"ml-100k": "freshness-ml100k.toml", "bazaar": "freshness-bazaar.toml"}
 KERNEL = 'patch.parts=["convolution","readout"]'
-LOCAL_TRIALS = [(steps, rate) for steps in (1, 5) for rate in (0.03, 0.1, 0.3)]
+LOCAL_TRIALS = [(steps, rate) for steps in (1, 5) for rate in (0.03, 0.1)]
 K = 10
 
 
@@ -120,7 +120,7 @@ def row(
         name: {"users": int(mask.sum()), **{m: float(metrics[m][mask].mean()) for m in (f"HR@{K}", f"NDCG@{K}")}}
         for name, mask in groups.items()
     }
-    rounds = run.records("round")
+    rounds = run.records("round") if variant in ("global", "personal") else []
     device = run.records("device")[0]
     sent = float(np.mean([r["bytes_up"] / r["replies"] for r in rounds])) if rounds else 0.0
     return {

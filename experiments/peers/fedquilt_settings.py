@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.peers.fedquilt_settings", description=__doc__)
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--set", action="append", default=[], help="key=value, for tuning; nothing is written then")
+    parser.add_argument("--set", action="append", default=[], help="key=value: a trial on validation clicks")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     path, tuning = HERE / "results.json", HERE / "tuning.json"
@@ -45,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for setting in options.settings.split(","):
         for seed in map(int, options.seeds.split(",")):
             for row in measured(setting, seed, options.set, splits):
-                print(row["model"], row["protocol"], seed, row["valid"], row["test"], flush=True)
-                if not options.set:
+                print(row["model"], row["protocol"], seed, row["valid"], flush=True)
+                if options.set:  # a trial: what it scored on test clicks is not looked at
+                    trial = {name: row[name] for name in ("model", "protocol", "seed", "hyper", "seconds", "valid")}
+                    write_results(tuning, [trial], lambda rows: {}, key=("model", "protocol", "hyper"))
+                else:
                     write_results(path, [row], headline)
     if not options.set:
         readme.update(HERE / "README.md", path, tuning)
@@ -74,7 +77,7 @@ def measured(setting: str, seed: int, overrides: Sequence[str], splits: Mapping[
                 "model": f"{setting}{label}",
                 "protocol": protocol,
                 "seed": seed,
-                "hyper": {"configuration": SETTINGS[setting]},
+                "hyper": {"configuration": SETTINGS[setting], **dict(text.split("=", 1) for text in overrides)},
                 "epoch": config.federation.rounds,
                 "seconds": seconds,
                 "valid": valid,
