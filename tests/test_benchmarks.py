@@ -44,23 +44,29 @@ def test_a_child_process_hands_its_rows_back():
     assert row["users_per_s"] > 0
 
 
+def speed(step: str, users_per_s: float, pair: int | None = None, threads: int = 2, **fields):
+    return {"step": step, "threads": threads, "users_per_s": users_per_s, **({"pair": pair} if pair else {}), **fields}
+
+
 def test_the_results_file_holds_the_headline_figures_under_their_fixed_names(tmp_path):
     rows = [
-        {"step": "client-step", "parts": "bottleneck", "users_at_once": 4096, "threads": 2, "users_per_s": 900.0},
-        {"step": "client-step", "parts": "bottleneck,item-bias", "users_at_once": 4096, "threads": 2, "users_per_s": 1},
-        {"step": "loop", "parts": "bottleneck", "users_at_once": 256, "threads": 1, "users_per_s": 90.0},
-        {"step": "loop", "parts": "bottleneck", "users_at_once": 256, "threads": 2, "users_per_s": 60.0},
-        {"step": "federation", "users": 10_000, "threads": 2, "users_per_s": 800.0, "peak_gb": 0.5},
-        {"step": "federation", "users": 100_000, "threads": 2, "users_per_s": 700.0, "peak_gb": 2.5},
-        {"step": "ray", "users": 32, "threads": 1, "users_per_s": 20.0},
-        {"step": "pfl-task", "users": 1_000, "threads": 1, "users_per_s": 5_000.0},
+        speed("client-step", 5_000.0),  # in no pair: in no ratio
+        *(speed("client-step", value, pair) for pair, value in enumerate((600.0, 900.0, 800.0), 1)),
+        *(speed("loop", 50.0, pair, threads=1) for pair in (1, 2, 3)),
+        *(speed("loop", value, pair) for pair, value in enumerate((60.0, 10.0, 80.0), 1)),  # the faster loop counts
+        *(speed("federation", value, pair, users=10_000, peak_gb=0.5) for pair, value in enumerate((700, 900, 800), 1)),
+        *(speed("ray", 20.0, pair, threads=1, users=32) for pair in (1, 2, 3)),
+        speed("federation", 700.0, users=100_000, peak_gb=2.5),
+        speed("pfl-task", 5_000.0, threads=1, users=1_000),
     ]
     path = tmp_path / "throughput.json"
     write_results(path, rows, throughput.headline, throughput.KEY)
-    assert json.loads(path.read_text())["headline"] == {
+    written = json.loads(path.read_text())
+    assert len(written["rows"]) == len(rows)
+    assert written["headline"] == {
         "users_per_s": 900.0,
-        "speedup_vs_loop": 10.0,  # against the faster of the two loops
-        "speedup_vs_ray": 40.0,  # the federation of 10,000
+        "speedup_vs_loop": 10.0,  # of 10, 18, 10
+        "speedup_vs_ray": 40.0,  # of 35, 45, 40
         "pfl_task_users_per_s_core": 5_000.0,
         "peak_gb_100k_users": 2.5,
     }
