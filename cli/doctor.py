@@ -129,7 +129,7 @@ def _folder_of(package: str) -> Path | None:
 
 def ray_present() -> Check:
     present = importlib.util.find_spec("ray") is not None
-    advice = "" if present else "engine=ray needs it: pip install 'flwr[simulation]'"
+    advice = "" if present else "`flwr run` needs it: pip install 'flwr[simulation]'"
     return Check("ray", "ok" if present else "warn", "present" if present else "absent", advice)
 
 

@@ -102,21 +102,21 @@ def federation_curves(canvas: Figure, curves: Mapping[str, Sequence[tuple[int, f
 
 @figure(5.2, 3.0)
 def query_losses(canvas: Figure, records: Sequence[Mapping[str, Any]]) -> str:
-    """Mean query loss on the devices before and after their inner steps."""
+    """Mean losses on the devices: support clicks before the inner steps, later query clicks after them."""
     axes = canvas.subplots()
     rounds = [record["round"] for record in records]
     for key, colour, label in (
-        ("query_loss_before", COLOURS["base"], "before the inner steps"),
-        ("query_loss_after", COLOURS["personal"], "after the inner steps"),
+        ("support_loss", COLOURS["base"], "support clicks, before the inner steps"),
+        ("query_loss", COLOURS["personal"], "later query clicks, after them"),
     ):
         axes.plot(rounds, [record["metrics"][key] for record in records], color=colour, label=label)
-    axes.set(xlabel="round", ylabel="query loss on the devices")
+    axes.set(xlabel="round", ylabel="loss on the devices")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=9)
     last = records[-1]["metrics"]
     return (
-        f"Query loss by round; in the last round {last['query_loss_before']:.3f} before and "
-        f"{last['query_loss_after']:.3f} after the inner steps."
+        f"Loss by round; in the last round {last['support_loss']:.3f} on support clicks before the inner steps and "
+        f"{last['query_loss']:.3f} on query clicks after them."
     )
 
 

@@ -180,7 +180,7 @@ def _figures(
 
 
 def _has_losses(record: Mapping[str, Any]) -> bool:
-    return all(record.get("metrics", {}).get(f"query_loss_{when}") is not None for when in ("before", "after"))
+    return all(record.get("metrics", {}).get(name) is not None for name in ("support_loss", "query_loss"))
 
 
 def _present(tables: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
@@ -230,9 +230,8 @@ def _round_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "reasons": "; ".join(f"{count} × {reason}" if count > 1 else reason for reason, count in reasons.items()),
         "seconds": record.get("seconds"),
         "up": record["bytes_up"] / replies if replies else None,
-        "down": record["bytes_down"] / replies if replies else None,
-        "before": metrics.get("query_loss_before"),
-        "after": metrics.get("query_loss_after"),
+        "support": metrics.get("support_loss"),
+        "query": metrics.get("query_loss"),
         "norm": norm.get("median"),
         "clipped": norm.get("clipped_share"),
     }

@@ -43,6 +43,9 @@ def _created(config: Path | None, overrides: list[str] | None, out: Path, seeds:
     from fedquilt.runs import RunFolder
 
     loaded = load(config, overrides or ())
+    if loaded.data.path:  # a run can be resumed from anywhere
+        absolute = str(Path(loaded.data.path).expanduser().resolve())
+        loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update={"path": absolute})})
     return [
         RunFolder.create(out, loaded.model_copy(update={"seed": seed}))
         for seed in range(loaded.seed, loaded.seed + seeds)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from fedquilt.errors import ConfigError
 
@@ -139,7 +139,7 @@ class ServerOptimizerConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    ks: tuple[int, ...] = (5, 10, 20)
+    ks: tuple[PositiveInt, ...] = Field((5, 10, 20), min_length=1)
     personal_steps: int = Field(1, ge=0, description="local steps on the device before the personal patch is judged")
     personal_learning_rate: float = Field(0.03, gt=0)
 
@@ -147,7 +147,6 @@ class EvaluationConfig(_Section):
 class Config(_Section):
     name: str = "run"
     seed: int = 0
-    engine: Literal["in-process", "ray"] = "in-process"
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     graph: GraphConfig = GraphConfig()
@@ -214,10 +213,16 @@ def _explain(item: Any) -> str:
         return f"{where}: {item['msg']}; got {item.get('input')!r}"
     *parents, last = item["loc"]
     known = list(_section(parents).model_fields)
-    near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
     prefix = "".join(f"{p}." for p in parents)
-    hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(known)}"
+    elsewhere = [f"{section}.{last}" for section in Config.model_fields if str(last) in _keys(section)]
+    near = elsewhere or [f"{prefix}{n}" for n in difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)]
+    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
     return f"unknown key '{where}': {hint}"
+
+
+def _keys(section: str) -> Iterable[str]:
+    annotation = Config.model_fields[section].annotation
+    return annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else ()
 
 
 def _section(parents: Iterable[Any]) -> type[BaseModel]:

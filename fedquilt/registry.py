@@ -65,7 +65,7 @@ class Registry:
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, list(self._entries), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         return (
             f"no {self.kind} named {name!r}{hint} Known: {', '.join(sorted(self._entries))}, or 'package.module:Name'"
         )

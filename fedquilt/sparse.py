@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+_SMALLEST = np.float32(2.0**-14) * np.float32(1 + 2.0**-9)  # below, float16 is denormal and may round up
 _SHRINK = np.float32(1 - 2.0**-10)  # rounding to float16 adds at most 2^-11 of a value: no norm grows on the way
 
 
@@ -16,13 +17,15 @@ def place_dtype(num_parameters: int) -> type[np.unsignedinteger]:
 
 
 def halved(values_KS: np.ndarray) -> np.ndarray:
-    """float16, each row's norm no larger than it was (entries under 6e-8 vanish)."""
-    return (values_KS * _SHRINK).astype(np.float16)
+    """float16, each entry no larger than it was; what float16 cannot hold precisely (under 6.1e-5) becomes zero."""
+    return np.where(np.abs(values_KS) < _SMALLEST, 0, values_KS * _SHRINK).astype(np.float16)
 
 
 def dense_rows(places_KS: np.ndarray, values_KS: np.ndarray, num_parameters: int) -> np.ndarray:
     """float32 [K, P]. ValueError for places that do not increase along a row or lie beyond P."""
     places_KS = places_KS.astype(np.int64)
+    if not places_KS.shape[1]:
+        raise ValueError("a sparse update needs at least one entry a row")
     if places_KS.size and (places_KS[:, -1].max() >= num_parameters or (np.diff(places_KS, axis=1) <= 0).any()):
         raise ValueError(f"places of a sparse update must increase along a row and stay under {num_parameters}")
     rows_KP = np.zeros((len(places_KS), num_parameters), np.float32)

@@ -188,11 +188,14 @@ def write_train_reply(reply: TrainReply) -> RecordDict:
     return RecordDict({"facts": facts, "arrays": _arrays(arrays), "metrics": _arrays(reply.metrics)})
 
 
-def read_train_reply(content: RecordDict, num_parameters: int) -> TrainReply:
+def read_train_reply(content: RecordDict, num_parameters: int, max_rows: int | None = None) -> TrainReply:
+    """WireError for more than ``max_rows`` users, before memory is taken for their rows."""
     facts = Facts(content)
     client_ids_K = read_array(content, "arrays", "client-ids", np.int64, (None,))
     declined_D = read_array(content, "arrays", "declined", np.int64, (None,))
     k = len(client_ids_K)
+    if max_rows is not None and k > max_rows:
+        raise WireError(f"reply holds rows of {k} users, {max_rows} were asked")
     return TrainReply(
         round_=facts.integer("round"),
         spec_hash=facts.text("spec-hash"),

@@ -60,7 +60,7 @@ PARTS: Mapping[str, Callable[[KernelWeights, PatchConfig], _Shapes]] = {
 
 def patch_spec(weights: KernelWeights, config: PatchConfig) -> PatchSpec:
     """The layout of the configured parts over this kernel. ConfigError for an unknown or repeated part."""
-    _require_parts(config.parts, "patch.parts")
+    require_parts(config.parts, "patch.parts")
     return PatchSpec(
         tuple((name, shape) for part in config.parts for name, shape in PARTS[part](weights, config).items())
     )
@@ -69,7 +69,7 @@ def patch_spec(weights: KernelWeights, config: PatchConfig) -> PatchSpec:
 def names_of(parts: Iterable[str], spec: PatchSpec) -> tuple[str, ...]:
     """Tensor names in ``spec`` that belong to these parts, in the order of the spec."""
     parts = tuple(parts)
-    _require_parts(parts, "meta.inner_parts")
+    require_parts(parts, "meta.inner_parts")
     prefixes = {"item-bias": ("item_bias",), "item-low-rank": ("item_in.", "item_out.")}
     wanted = tuple(prefix for part in parts for prefix in prefixes.get(part, (f"{part}.",)))
     return tuple(name for name, _ in spec.shapes if name.startswith(wanted))
@@ -86,7 +86,8 @@ def initial_patch(spec: PatchSpec, generator: torch.Generator) -> Tensor:
     return torch.cat(tensors) if tensors else torch.zeros(0)
 
 
-def _require_parts(parts: Iterable[str], key: str) -> None:
+def require_parts(parts: Iterable[str], key: str) -> None:
+    """ConfigError for an unknown or repeated part; ``key`` is where it was configured."""
     seen: set[str] = set()
     for part in parts:
         if part not in PARTS:

@@ -43,7 +43,10 @@ class CloudResult:
 
 
 def train_cloud(config: Config, split: Split, on_epoch: OnEpoch = lambda record: None) -> CloudResult:
-    """Deterministic in (config.seed, split) for one number of torch threads. A cloud that may see nothing starts from item features."""
+    """Deterministic in (config.seed, split) for one number of torch threads.
+
+    A cloud that may see nothing starts from item features.
+    """
     log = split.cloud
     neighbours, facts = _neighbours(config, log)
     if not len(log) or not config.cloud.epochs:

@@ -164,5 +164,7 @@ class _Federation:
     def _finish(self) -> FederationResult:
         rounds = self.config.federation.rounds
         valid, test = self._evaluate(rounds, "valid"), self._evaluate(rounds, "test")
+        if missing := (*valid.missing, *test.missing):
+            raise FederationError(f"the last evaluation lacks users, so there is no result; resume to retry: {missing}")
         patch_P: np.ndarray = read_patch(self.arrays)
         return FederationResult(rounds, patch_P, valid, test)

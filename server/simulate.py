@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,23 +11,26 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from fedquilt.config import Config, DataConfig, SplitConfig
-from fedquilt.graphs.datasets import load_log
-from fedquilt.graphs.splits import Split, split_log
+from fedquilt.config import Config
+from fedquilt.errors import ConfigError, RunError
+from fedquilt.graphs.datasets import load_split
+from fedquilt.graphs.splits import Split
 from fedquilt.graphs.subgraph import build_subgraphs, latest_clicks, subgraph_bytes
 from fedquilt.runs import RESULTS, RunFolder, replace_file
 from fedquilt.seeds import key_for
 from models.kernel import KernelWeights
-from models.patches import initial_patch, patch_spec
+from models.patches import initial_patch, patch_spec, require_parts
 from server.cloud import Base, train_cloud
-from server.evaluate import evaluate, evaluation_tables
+from server.evaluate import Part, evaluate, evaluation_tables
 from server.in_process import InProcessGrid
 from server.loop import run_federation
 from server.task import Deployment, FederationResult, Hooks
 from strategies.evaluation import Evaluation
+from strategies.rules import make_aggregator, make_optimizer
 
 Progress = Callable[[str, int, int, str], None]
 CLOUD_HISTORY = "cloud.json"
+SPLIT = "split.json"
 _SAMPLED_USERS = 1000  # for the mean bytes of a subgraph
 
 
@@ -46,9 +48,11 @@ def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Pr
 
 def prepare(config: Config, run: RunFolder, progress: Progress = _silent) -> Deployment:
     """Data, then the cloud model: trained, or read from the run folder where that was done before."""
+    _require_known_names(config)
     progress("data", 0, 1, config.data.dataset)
-    split = load_split(config)
+    split = load_split(config.data, config.split)
     progress("data", 1, 1, f"{len(split.train):,} training clicks, the cloud sees {len(split.cloud):,}")
+    _require_same_data(run, split)
     base = _cloud(config, run, split, progress)
     weights = KernelWeights.of(base)
     spec = patch_spec(weights, config.patch)
@@ -67,9 +71,9 @@ def hooks(config: Config, run: RunFolder, progress: Progress = _silent) -> Hooks
         progress("federation", int(record["round"]), rounds, note)
 
     def on_evaluation(evaluation: Evaluation) -> Mapping[str, Any] | None:
-        arrays = {"client_ids": evaluation.client_ids_U, **evaluation.arrays}
-        part: Any = evaluation.part
-        return {"tables": evaluation_tables(arrays, load_split(config), config.evaluation.ks, part)["tables"]}
+        arrays = {**evaluation.arrays, "client_ids": evaluation.client_ids_U}
+        split, part = load_split(config.data, config.split), cast(Part, evaluation.part)
+        return {"tables": evaluation_tables(arrays, split, config.evaluation.ks, part)["tables"]}
 
     return Hooks(on_evaluation=on_evaluation, on_round=on_round)
 
@@ -77,20 +81,31 @@ def hooks(config: Config, run: RunFolder, progress: Progress = _silent) -> Hooks
 def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str, Any]:
     """Test tables, the per-user file behind them, the final patch."""
     run.write_arrays("patch.npz", patch_P=result.patch_P)
-    arrays = {"client_ids": result.test.client_ids_U, **result.test.arrays}
-    results = {**evaluate(run, arrays, load_split(config), config.evaluation.ks), "rounds": result.rounds}
+    arrays = {**result.test.arrays, "client_ids": result.test.client_ids_U}
+    split = load_split(config.data, config.split)
+    results = {**evaluate(run, arrays, split, config.evaluation.ks), "rounds": result.rounds}
     run.write_json(RESULTS, results)
     return results
 
 
-def load_split(config: Config) -> Split:
-    return _split_of(config.data.model_dump_json(), config.split.model_dump_json())
+def _require_known_names(config: Config) -> None:
+    """What would otherwise fail after the cloud has been trained."""
+    federation, optimizer = config.federation, config.server_optimizer
+    make_aggregator(federation.aggregator, federation.aggregator_options)
+    make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
+    require_parts(config.patch.parts, "patch.parts")
+    require_parts(config.meta.inner_parts, "meta.inner_parts")
+    if not config.patch.parts and federation.rounds:
+        raise ConfigError("patch.parts is empty: there is nothing to federate; name a part or set federation.rounds=0")
 
 
-@lru_cache(maxsize=2)
-def _split_of(data_json: str, split_json: str) -> Split:
-    data, split = DataConfig.model_validate_json(data_json), SplitConfig.model_validate_json(split_json)
-    return split_log(load_log(data), split)
+def _require_same_data(run: RunFolder, split: Split) -> None:
+    """A run that is resumed must find the log it began with."""
+    found = {"protocol": split.protocol, "hash": split.hash, "log": split.train.hash}
+    if not (run.path / SPLIT).exists():
+        run.write_json(SPLIT, found)
+    elif (begun := run.read_json(SPLIT)) != found:
+        raise RunError(f"{run.path}: began with data {begun}, the log now gives {found}: restore it or start a new run")
 
 
 def _cloud(config: Config, run: RunFolder, split: Split, progress: Progress) -> Base:

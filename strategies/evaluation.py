@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedquilt.wire import EvaluateReply
+
+Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape of a user's part) of each array
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ def put_together(round_: int, part: str, answers: Sequence[tuple[str, np.ndarray
     """``answers``: (node name, the users it was asked for, its reply or why there is none)."""
     missing: list[str] = []
     kept: list[EvaluateReply] = []
+    usual = _usual_layout([reply for _, _, reply in answers if not isinstance(reply, str)])
     for name, asked, reply in answers:
-        fault = _fault(reply, asked, round_, part, kept)
+        fault = _fault(reply, asked, round_, part, usual)
         if fault or isinstance(reply, str):
             missing.append(f"{name}: {fault}")
         else:
@@ -45,7 +49,7 @@ def put_together(round_: int, part: str, answers: Sequence[tuple[str, np.ndarray
     return Evaluation(round_, part, ids[order], arrays, tuple(missing))
 
 
-def _fault(reply: EvaluateReply | str, asked: np.ndarray, round_: int, part: str, kept: list[EvaluateReply]) -> str:
+def _fault(reply: EvaluateReply | str, asked: np.ndarray, round_: int, part: str, usual: Layout) -> str:
     if isinstance(reply, str):
         return reply
     if (reply.round_, reply.part) != (round_, part):
@@ -53,10 +57,18 @@ def _fault(reply: EvaluateReply | str, asked: np.ndarray, round_: int, part: str
     ids = reply.client_ids_K
     if len(np.unique(ids)) != len(ids) or not np.isin(ids, asked).all():
         return "reply holds users twice or users that were not asked"
-    if kept and _layout(reply) != _layout(kept[0]):
-        return f"reply holds arrays {_layout(reply)}, other nodes sent {_layout(kept[0])}"
+    if _layout(reply) != usual:
+        return f"reply holds arrays {_layout(reply)}, most users' nodes sent {usual}"
     return ""
 
 
-def _layout(reply: EvaluateReply) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (str(array.dtype), array.shape[1:]) for name, array in sorted(reply.arrays.items())}
+def _usual_layout(replies: Sequence[EvaluateReply]) -> Layout:
+    """The layout that most users' nodes sent: one node cannot decide what the others should have sent."""
+    votes: Counter[Layout] = Counter()
+    for reply in replies:
+        votes[_layout(reply)] += len(reply.client_ids_K)
+    return votes.most_common(1)[0][0] if votes else ()
+
+
+def _layout(reply: EvaluateReply) -> Layout:
+    return tuple((name, str(array.dtype), array.shape[1:]) for name, array in sorted(reply.arrays.items()))

@@ -180,7 +180,9 @@ class PatchStrategy(Strategy):
         )
 
     def _read_train_reply(self, content: RecordDict) -> wire.TrainReply:
-        return wire.read_train_reply(content, self.spec.num_parameters)
+        asked = self._asked.by_node.values() if self._asked else ()
+        most = 2 * max(map(len, asked), default=0) + 16  # some slack: a few unasked rows cost only their senders
+        return wire.read_train_reply(content, self.spec.num_parameters, most)
 
     # --- evaluate ---
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,7 @@ def read_roster(replies: Iterable[Message], nodes: Sequence[int], required: int)
         try:
             if message.has_error():
                 raise FederationError(failure(message))
-            answers[node] = read_deploy_reply(message.content)
+            answers[node] = _sane(read_deploy_reply(message.content), answers)
         except (FederationError, WireError) as error:
             faults[node] = str(error)
     refused = [f"node {node}: {fault}" for node, fault in sorted(faults.items()) if node not in answers]
@@ -73,6 +73,15 @@ def read_roster(replies: Iterable[Message], nodes: Sequence[int], required: int)
             + "\n".join(refused)
         )
     return _roster(answers, refused)
+
+
+def _sane(reply: DeployReply, others: Mapping[int, DeployReply]) -> DeployReply:
+    """FederationError for a partition that cannot be, or that another node has."""
+    if reply.partition_id < 0 or any(reply.partition_id == other.partition_id for other in others.values()):
+        raise FederationError(f"claims partition {reply.partition_id}, which is negative or another node's")
+    if len(reply.client_ids_U) and reply.client_ids_U.min() < 0:
+        raise FederationError("claims a negative client id")
+    return reply
 
 
 def _roster(answers: dict[int, DeployReply], refused: list[str]) -> Roster:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from tiny_recommender import loss_by_hand, random_patch, random_weights, scores_by_hand, tiny_run
 
-from client.recommend import RecommendTask, load_split, make_task
+from client.recommend import RecommendTask, make_task
 from fedquilt.config import Config
 from fedquilt.errors import FederationError
 from fedquilt.graphs.coclick import build_coclick
+from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.splits import Split
 from server.evaluate import evaluation_tables
 
@@ -21,7 +22,7 @@ EVERYTHING = ("bottleneck", "item-bias", "item-low-rank", "readout", "convolutio
 
 
 def split_of(config: Config) -> Split:
-    return load_split(config.data.model_dump_json(), config.split.model_dump_json())
+    return load_split(config.data, config.split)
 
 
 def base_of(config: Config, **changed: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiny_recommender import random_table, tiny_run
 
-from client.recommend import load_split
 from fedquilt.config import CloudConfig, Config
+from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import Split, split_log
 from models.cloud_model import build_cloud_model, feature_vectors, importance_matrix, standardised
@@ -26,7 +26,7 @@ BASE_NAMES = {"item_vectors", "item_bias", "convolution", "pool_logits", "mix", 
 
 
 def split_of(config: Config) -> Split:
-    return load_split(config.data.model_dump_json(), config.split.model_dump_json())
+    return load_split(config.data, config.split)
 
 
 def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:

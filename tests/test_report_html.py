@@ -44,7 +44,7 @@ def round_record(round_, cohort, patch_bytes):
         "bytes_up": (cohort - len(bad)) * (patch_bytes + 60),
         "bytes_down": cohort * (patch_bytes + 90),
         "seconds": 0.4 + 0.01 * round_,
-        "metrics": {"query_loss_before": 4.2 - 0.5 * round_ / ROUNDS, "query_loss_after": 4.1 - 0.7 * round_ / ROUNDS},
+        "metrics": {"support_loss": 4.2 - 0.5 * round_ / ROUNDS, "query_loss": 4.1 - 0.7 * round_ / ROUNDS},
         "update_norm": {"median": 0.3, "clipped_share": 0.12},
     }
 

@@ -11,9 +11,9 @@ import toy_task
 from tiny_recommender import tiny_run
 
 from client.app import app
-from client.recommend import load_split
 from fedquilt.config import Config
 from fedquilt.errors import ConfigError
+from fedquilt.graphs.datasets import load_split
 from fedquilt.runs import RunFolder
 from server.simulate import simulate
 
@@ -46,7 +46,7 @@ def test_results_hold_a_table_for_every_variant_and_group(done):
 
 def test_every_held_out_click_is_answered(done):
     config = done[1].config
-    split = load_split(config.data.model_dump_json(), config.split.model_dump_json())
+    split = load_split(config.data, config.split)
     assert done[0]["answered"] == done[0]["held_out"] == len(split.test)
 
 

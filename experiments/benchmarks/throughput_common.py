@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.recommend import RecommendTask, load_split
+from client.recommend import RecommendTask
 from experiments.benchmarks.graphs import status_mb
 from experiments.results import ROOT
 from fedquilt.config import Config, parse
+from fedquilt.graphs.datasets import load_split
 from fedquilt.seeds import generator_for
 from models.kernel import KernelWeights
 from models.patches import initial_patch, patch_spec
@@ -65,7 +66,7 @@ def config_for(num_users: int, parts: Sequence[str] = ("bottleneck",), **federat
 def base_for(num_users: int) -> Base:
     """Neighbours from the log, item vectors from features; the convolutions, which training would fill, are drawn."""
     config = config_for(num_users)
-    split = load_split(config.data.model_dump_json(), config.split.model_dump_json())
+    split = load_split(config.data, config.split)
     base = train_cloud(config, split).base
     drawn = generator_for(0, use="benchmark").normal(scale=0.2, size=base["convolution"].shape)
     return {**base, "convolution": drawn.astype(np.float32)}
@@ -73,7 +74,7 @@ def base_for(num_users: int) -> Base:
 
 def task_for(config: Config) -> tuple[RecommendTask, np.ndarray]:
     """A node that hosts everyone, and a patch [P] that is not zero anywhere."""
-    split = load_split(config.data.model_dump_json(), config.split.model_dump_json())
+    split = load_split(config.data, config.split)
     task = RecommendTask(config, split, np.arange(split.train.num_users))
     base = base_for(config.data.num_users)
     task.install(base)

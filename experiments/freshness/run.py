@@ -20,13 +20,13 @@ from client.app import app as client_app
 from experiments.freshness import readme
 from experiments.results import ROOT, Row, write_results
 from fedquilt.config import Config, load
-from fedquilt.graphs.datasets import load_log
+from fedquilt.graphs.datasets import load_log, load_split
 from fedquilt.graphs.groups import HEAD, TAIL, user_groups
 from fedquilt.graphs.splits import after_cut, new_to_cloud
 from fedquilt.metrics import ranking_metrics
 from fedquilt.runs import RunFolder
 from server.evaluate import EVALUATION
-from server.simulate import CLOUD_HISTORY, load_split, simulate
+from server.simulate import CLOUD_HISTORY, simulate
 
 HERE = Path(__file__).parent
 DATASETS = {"ml-100k": "freshness-ml100k.toml", "bazaar": "freshness-bazaar.toml"}
@@ -103,7 +103,7 @@ def row(
     dataset: str, column: str, seed: int, config: Config, run: RunFolder, variant: str, cut_like: Config | None = None
 ) -> Row:
     """HR and NDCG at 10 of one variant on the study's test users, by group, and the bytes that a round sent up."""
-    stale = load_split(cut_like or config)
+    stale = load_split((cut_like or config).data, (cut_like or config).split)
     arrays = run.read_arrays(EVALUATION)
     late = stale.test.users_H[after_cut(load_log((cut_like or config).data), stale)]
     mine_H = np.isin(arrays["client_ids"], late)
