@@ -29,10 +29,11 @@ def simulate(
     if as_json:
         print_json(results[0] if len(results) == 1 else _with_seeds(results))
         return
-    from cli.tables import results_table, seeds_table
+    from cli.tables import device_line, results_table, seeds_table
 
     for result in results:
         results_table(result["results"])
+        typer.echo(f"device  {device_line(result['device'])}")
         typer.echo(f"run     {result['run']}\nreport  {result['report']}")
     if len(results) > 1:
         seeds_table(_with_seeds(results)["over_seeds"])
@@ -80,7 +81,8 @@ def _run(run: RunFolder, quiet: bool) -> dict[str, Any]:
     except FedquiltError as error:
         run.set_status("failed", error=str(error))
         raise
-    return {"run": str(run.path), "report": str(path), "results": results}
+    device = (run.records("device") or [{}])[-1]
+    return {"run": str(run.path), "report": str(path), "results": results, "device": device}
 
 
 def _with_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -53,6 +53,17 @@ def results_table(results: Mapping[str, Any], metrics: tuple[str, ...] = SHOWN) 
         print_table(table)
 
 
+def device_line(device: Mapping[str, Any]) -> str:
+    """What lies on a device and what it trains, from the run's "device" record."""
+    names = {"kernel": "graph kernel", "patch": "patch", "model": "whole model"}
+    sizes = [
+        f"{label} {device[f'{key}_parameters']:,} parameters ({device[f'{key}_bytes'] / 1000:,.1f} kB)"
+        for key, label in names.items()
+        if f"{key}_parameters" in device
+    ]
+    return ", ".join(sizes) or "no record"
+
+
 def in_order(variants: Iterable[str]) -> list[str]:
     """Known variants as they build on each other, then the others."""
     found = list(variants)

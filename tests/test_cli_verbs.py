@@ -210,7 +210,7 @@ def simulation(monkeypatch):
 
 
 def test_ctrl_c_leaves_a_run_and_the_command_that_resumes_it(call, simulation, tmp_path):
-    def interrupted(config, run, progress):
+    def interrupted(config, run, client_app, progress):
         progress("cloud", 1, 30)
         raise KeyboardInterrupt
 
@@ -225,7 +225,7 @@ def test_ctrl_c_leaves_a_run_and_the_command_that_resumes_it(call, simulation, t
 def test_a_failed_run_keeps_its_reason(call, simulation, tmp_path):
     from fedquilt.errors import FederationError
 
-    def failing(config, run, progress):
+    def failing(config, run, client_app, progress):
         raise FederationError("no nodes came")
 
     simulation(failing)
@@ -236,7 +236,7 @@ def test_a_failed_run_keeps_its_reason(call, simulation, tmp_path):
 
 
 def test_several_seeds_are_several_runs_and_a_mean(call, simulation, tmp_path):
-    def scored(config, run, progress):
+    def scored(config, run, client_app, progress):
         return {"protocol": {}, "tables": {"base": {"all": {"NDCG@10": 0.1 * config.seed}}}}
 
     simulation(scored)
