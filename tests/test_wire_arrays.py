@@ -42,7 +42,9 @@ def test_a_decoded_array_cannot_be_written_to():
 
 
 @pytest.mark.parametrize(
-    "array", [np.array([object()]), np.array(["text"]), np.array([1 + 2j]), np.zeros(2, ">f4")], ids=str
+    "array",
+    [np.array([object()]), np.array(["text"]), np.array([1 + 2j]), np.zeros(2, ">f4")],
+    ids=["object", "text", "complex", "big-endian"],
 )
 def test_only_plain_little_endian_numbers_are_read(array):
     buffer = io.BytesIO()
