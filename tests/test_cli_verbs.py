@@ -177,7 +177,7 @@ def test_runs_lists_state_and_rounds(call, evaluated):
     code, out, _ = call("runs", "--out", evaluated.path.parent, "--json")
     assert code == 0
     (row,) = json.loads(out)
-    assert (row["run"], row["state"], row["rounds"]) == (evaluated.name, "done", "4/30")
+    assert (row["run"], row["state"], row["rounds"]) == (evaluated.name, "done", "4/60")
 
 
 def test_a_run_whose_process_is_gone_is_listed_as_stopped(call, evaluated):
@@ -247,7 +247,7 @@ def test_several_seeds_are_several_runs_and_a_mean(call, simulation, tmp_path):
 
 
 def test_a_finished_run_is_done_and_has_a_report(call, simulation, tmp_path):
-    simulation(lambda config, run, progress: {})
+    simulation(lambda config, run, client_app, progress: {})
     code, out, _ = call("simulate", "--out", tmp_path, "--json")
     assert code == 0
     html = Path(json.loads(out)["report"]).read_text()

@@ -37,7 +37,7 @@ trees = st.fixed_dictionaries(
                 "aggregator_options": st.dictionaries(words, st.integers(-9, 9) | st.booleans() | words),
             },
         ),
-        "evaluation": st.fixed_dictionaries({}, optional={"ks": st.lists(st.integers(1, 100), max_size=4)}),
+        "evaluation": st.fixed_dictionaries({}, optional={"ks": st.lists(st.integers(1, 100), min_size=1, max_size=4)}),
     },
 )
 

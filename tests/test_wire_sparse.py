@@ -40,7 +40,7 @@ def test_what_arrives_is_within_half_precision_of_what_was_largest(rows, entries
     cut_K1 = np.sort(np.abs(rows), axis=1)[:, [-entries]]
     arrived = sent(rows, entries)
     kept = np.abs(rows) > cut_K1
-    assert np.allclose(arrived[kept], rows[kept], rtol=2e-3, atol=1e-6)
+    assert np.allclose(arrived[kept], rows[kept], rtol=2e-3, atol=7e-5)  # float16 holds less below 6.1e-5
 
 
 def test_as_many_entries_as_parameters_send_the_row_as_it_is():
