@@ -43,7 +43,17 @@ class CloudResult:
 
 
 def train_cloud(config: Config, split: Split, on_epoch: OnEpoch = lambda record: None) -> CloudResult:
-    """Deterministic in (config.seed, split) for one number of torch threads.
+    """One torch thread, so that the bits do not depend on the machine's cores; two threads wait for each other here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _train(config, split, on_epoch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(config: Config, split: Split, on_epoch: OnEpoch) -> CloudResult:
+    """Deterministic in (config.seed, split).
 
     A cloud that may see nothing starts from item features.
     """
