@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated
 
@@ -33,6 +34,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main(arguments: list[str] | None = None) -> None:
     """Errors of ours are told in a sentence: exit code 2, no traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # plug-ins beside the user; last, so that no folder there hides ours
     try:
         app(args=arguments)
     except FedquiltError as error:
