@@ -21,8 +21,6 @@ def rows(model: str, *hit_rates: float) -> list[dict]:
 
 
 def test_the_committed_readme_says_what_the_committed_results_say(tmp_path):
-    if not (STUDY / "results.json").exists():
-        pytest.skip("the study has not been run: no results.json")
     copy = Path(shutil.copy(STUDY / "README.md", tmp_path))
     readme.update(copy, STUDY / "results.json", STUDY / "tuning.json")
     assert copy.read_text() == (STUDY / "README.md").read_text()
