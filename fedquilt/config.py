@@ -73,6 +73,62 @@ class CloudConfig(_Section):
     patience: int = Field(8, ge=1, description="epochs without a better validation score before training stops")
 
 
+class GraphModelConfig(_Section):
+    convolution: str = Field(
+        "pinsage", description="pinsage, pinsage-mean, sage-mean, sage-gcn, sage-max-pool, sage-mean-pool, sage-lstm"
+    )
+    num_layers: int = Field(2, ge=0, description="convolutions, K in the papers; 0 = features through the head only")
+    hidden: int = Field(128, ge=1, description="width between layers, and of a layer's pooled neighbours")
+    dim: int = Field(64, ge=1, description="F, width of item vectors")
+    head: bool = Field(True, description="PinSage's two dense layers after the last convolution")
+    sampler: Literal["importance", "uniform"] = Field(
+        "importance", description="importance: most visited by walks with restart; uniform: any neighbours"
+    )
+    num_neighbours: int = Field(20, ge=1, description="T, neighbours pooled per item and layer")
+    num_walks: int = Field(50, ge=1, description="random walks per item for its visit counts")
+    walk_length: int = Field(4, ge=1, description="hops of a walk")
+    restart: float = Field(0.3, ge=0, lt=1, description="chance of going back to the seed before a hop")
+    window: int = Field(5, ge=1, description="graph: clicks within this distance in a user's order are co-clicked")
+    top_edges: int = Field(50, ge=1, description="graph: co-click edges kept per item")
+    pairs: Literal["clicks", "walks"] = Field(
+        "clicks", description="positive pairs: clicks of one user in a row, or co-occurrence on walks (GraphSAGE)"
+    )
+    pair_window: int = Field(1, ge=1, description="clicks: distance in a user's order up to which two are a pair")
+    pairs_per_epoch: int = Field(0, ge=0, description="pairs drawn for an epoch; 0 = all")
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(1024, ge=1, description="pairs a step; 512 to 4,096 in the paper")
+    loss: Literal["max-margin", "unsupervised"] = "max-margin"
+    margin: float = Field(0.1, ge=0, description="of the max-margin loss")
+    shared_negatives: int = Field(500, ge=1, description="random items that all pairs of a batch are told apart from")
+    negative_power: float = Field(
+        0.0, ge=0, description="shared negatives are drawn by clicks to this power; 0 = evenly"
+    )
+    hard_negatives: bool = Field(True, description="also items that are a little related: a window of PPR ranks")
+    curriculum: bool = Field(True, description="epoch n has n - 1 hard negatives a pair; off: max_hard_negatives")
+    max_hard_negatives: int = Field(6, ge=0, description="hard negatives a pair, at most")
+    hard_first: float = Field(0.05, ge=0, le=1, description="where the window begins, as a share of the catalogue")
+    hard_last: float = Field(0.2, ge=0, le=1, description="where the window ends, as a share of the catalogue")
+    hard_alpha: float = Field(0.3, gt=0, lt=1, description="chance of stopping before a hop, in the PPR of the ranks")
+    learning_rate: float = Field(3e-3, gt=0, description="at the end of the linear warm-up, which takes epoch 1")
+    decay: float = Field(0.9, gt=0, le=1, description="what an epoch leaves of the learning rate, from epoch 2 on")
+    weight_decay: float = Field(0.0, ge=0)
+    num_producers: int = Field(1, ge=0, description="processes that make batches; 0 = the training process does")
+    prefetch: int = Field(4, ge=1, description="finished batches that a producer may be ahead")
+    judge: Literal["user", "item"] = Field(
+        "user", description="what ranks all items for a validation click: the user's latest clicks, or the last one"
+    )
+    user_pooling: Literal["mean", "decay"] = Field(
+        "decay", description="weights of a user's clicks in the user's vector"
+    )
+    user_clicks: int = Field(20, ge=1, description="latest clicks that make a user's vector")
+    user_decay: float = Field(0.9, gt=0, le=1, description="decay: weight of a click relative to the one after it")
+    patience: int = Field(3, ge=1, description="epochs without a better validation score before training stops")
+    missing_features: Literal["error", "mask"] = Field(
+        "error", description="items without features: an error that names them, or zeros and a mask column"
+    )
+    device: str = Field("cpu", description="torch device of the training process, such as cuda")
+
+
 class PatchConfig(_Section):
     parts: tuple[str, ...] = Field(
         ("bottleneck", "item-bias", "item-low-rank", "readout"),
@@ -151,6 +207,7 @@ class Config(_Section):
     split: SplitConfig = SplitConfig()
     graph: GraphConfig = GraphConfig()
     cloud: CloudConfig = CloudConfig()
+    graph_model: GraphModelConfig = GraphModelConfig()
     patch: PatchConfig = PatchConfig()
     meta: MetaConfig = MetaConfig()
     federation: FederationConfig = FederationConfig()
