@@ -51,7 +51,9 @@ class _Federation:
         self.ledger = RandomnessLedger(run.path / LEDGER)
         self.checkpoints = run.checkpoints
         self.num_draws = 0
-        self.strategy = PatchStrategy(config, deployment.spec, deployment.base, run.devices, witness=self._witness)
+        self.strategy = PatchStrategy(
+            config, deployment.spec, deployment.base, run.devices, witness=self._witness, examine=hooks.examine
+        )
         self.arrays: ArrayRecord = write_patch(deployment.initial_patch_P)
         self.population_hash = ""
 
@@ -146,6 +148,8 @@ class _Federation:
         self.strategy.aggregate_evaluate(round_, replies)
         evaluation = self.strategy.evaluation
         assert evaluation is not None  # aggregate_evaluate gives one or raises
+        for fault in evaluation.refused:
+            log(WARNING, "evaluation of round %d: refused %s", round_, fault)
         fields = self.hooks.on_evaluation(evaluation)
         if fields is not None:
             self._record_once(evaluation, fields)
@@ -158,10 +162,12 @@ class _Federation:
         there = self.run.records("evaluation")
         if any(key.items() <= record.items() for record in there):
             return
-        missing = {"missing": list(evaluation.missing)} if evaluation.missing else {}
-        self.run.append({**key, "users": len(evaluation.client_ids_U), **missing, **fields})
+        without = {"missing": list(evaluation.missing), "refused": list(evaluation.refused)}
+        told = {name: nodes for name, nodes in without.items() if nodes}
+        self.run.append({**key, "users": len(evaluation.client_ids_U), **told, **fields})
 
     def _finish(self) -> FederationResult:
+        """A node that did not answer may do so after a resume; one that answered nonsense is left out and named."""
         rounds = self.config.federation.rounds
         valid, test = self._evaluate(rounds, "valid"), self._evaluate(rounds, "test")
         if missing := (*valid.missing, *test.missing):

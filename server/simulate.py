@@ -22,6 +22,7 @@ from models.kernel import KernelWeights
 from models.patches import initial_patch, patch_spec, require_parts
 from server.cloud import Base, train_cloud
 from server.evaluate import Part, evaluate, evaluation_tables
+from server.examine import examiner
 from server.in_process import InProcessGrid
 from server.loop import run_federation
 from server.task import Deployment, FederationResult, Hooks
@@ -75,7 +76,8 @@ def hooks(config: Config, run: RunFolder, progress: Progress = _silent) -> Hooks
         split, part = load_split(config.data, config.split), cast(Part, evaluation.part)
         return {"tables": evaluation_tables(arrays, split, config.evaluation.ks, part)["tables"]}
 
-    return Hooks(on_evaluation=on_evaluation, on_round=on_round)
+    examine = examiner(lambda: load_split(config.data, config.split))
+    return Hooks(on_evaluation=on_evaluation, on_round=on_round, examine=examine)
 
 
 def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str, Any]:
@@ -84,6 +86,8 @@ def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str
     arrays = {**result.test.arrays, "client_ids": result.test.client_ids_U}
     split = load_split(config.data, config.split)
     results = {**evaluate(run, arrays, split, config.evaluation.ks), "rounds": result.rounds}
+    if result.test.refused:
+        results["refused"] = list(result.test.refused)
     run.write_json(RESULTS, results)
     return results
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedquilt.errors import SpecMismatchError
 from fedquilt.types import PatchSpec
-from strategies.evaluation import Evaluation
+from strategies.evaluation import Evaluation, Examine, unexamined
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Hooks:
     """Called by the loop. An exception in a hook ends the run, which can then be resumed.
 
     ``on_evaluation`` turns per-user arrays into the fields of a record in metrics.jsonl (None: no record).
-    ``on_round`` gets the round's record; its checkpoint is being written.
+    ``on_round`` gets the round's record; its checkpoint is being written. ``examine`` says what is wrong with one
+    node's answer to an evaluation, which then costs that node its place.
     """
 
     on_evaluation: Callable[[Evaluation], Mapping[str, Any] | None] = _no_record
     on_round: Callable[[Mapping[str, Any]], None] = _nothing
+    examine: Examine = unexamined
 
 
 @dataclass(frozen=True)

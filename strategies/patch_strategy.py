@@ -20,13 +20,14 @@ from fedquilt.config import Config
 from fedquilt.errors import FederationError
 from fedquilt.types import PatchSpec
 from strategies.cohort import Draw, Witness, draw_cohort
-from strategies.evaluation import Evaluation, put_together
+from strategies.evaluation import Evaluation, Examine, put_together, unexamined
 from strategies.pipeline import NodeAnswer, RowBuffer, Usable, advance, collect, weights_for
 from strategies.report import RoundReport, report_round, require_enough
 from strategies.roster import Roster, failure, read_roster, wait_for_nodes
 from strategies.rules import State, make_aggregator, make_optimizer
 
 T = TypeVar("T")
+_TOLD = 5  # nodes that an error names
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class PatchStrategy(Strategy):
         base: Mapping[str, np.ndarray],
         device_folder: str | Path = "",
         witness: Witness = _unseen,
+        examine: Examine = unexamined,
     ):
         federation, optimizer = config.federation, config.server_optimizer
         self.config, self.spec, self.base = config, spec, base
@@ -79,7 +81,7 @@ class PatchStrategy(Strategy):
         self.evaluation: Evaluation | None = None
         self._device_folder = str(Path(device_folder).absolute()) if device_folder else ""
         self._standing = wire.Standing(spec.hash, self.config_hash, wire.arrays_hash(base))
-        self._witness = witness
+        self._witness, self._examine = witness, examine
         self._buffer = RowBuffer()
         self._asked: _Asked | None = None
         self._patch_P = np.zeros(spec.num_parameters, np.float32)
@@ -208,9 +210,10 @@ class PatchStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         asked = self._out(server_round)
         answers = list(self._answers(asked, list(replies), wire.read_evaluate_reply))
-        self.evaluation = put_together(server_round, asked.part, answers)
+        self.evaluation = put_together(server_round, asked.part, answers, self._examine)
         if not len(self.evaluation.client_ids_U):
-            raise FederationError(f"evaluation of round {server_round}: no usable reply: {self.evaluation.missing}")
+            told = "; ".join((*self.evaluation.missing, *self.evaluation.refused)[:_TOLD])
+            raise FederationError(f"evaluation of round {server_round}: no usable reply: {told}")
         return wire.mean_metrics(self.evaluation.means())
 
     # --- shared ---
