@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -49,23 +50,15 @@ class TorchBlock:
 class GraphModel(nn.Module):
     """features [N, in_dim], one block a layer (input layer first) -> vectors [D, out_dim] of the last block's targets.
 
+    Without layers it is the head alone, row by row: the feature-only baseline.
     Errors: ``DataError`` for a number of blocks or a feature width that does not fit.
     """
 
-    layers: nn.ModuleList
-
-    def __init__(self, layers: Sequence[Convolution], head: nn.Module | None = None):
+    def __init__(self, in_dim: int, layers: Sequence[Convolution], head: nn.Module | None = None):
         super().__init__()
+        self.in_dim = in_dim
         self.layers = nn.ModuleList(layers)
         self.head = head
-
-    @property
-    def in_dim(self) -> int:
-        return self.convolution(0).in_dim
-
-    @property
-    def out_dim(self) -> int:
-        return self.convolution(-1).out_dim
 
     def convolution(self, layer: int) -> Convolution:
         found = self.layers[layer]
@@ -112,20 +105,32 @@ def build_graph_model(
 ) -> GraphModel:
     """Parameters are drawn from ``generator`` alone.
 
-    ``hidden``: width of the messages (PinSage's m, GraphSAGE's pooling and LSTM width); ``dim``: width of every
-    layer's output and of the item vectors (PinSage's d).
-    Errors: ``ConfigError`` for a width or depth below 1; ``UnknownNameError`` for the convolution.
+    ``hidden``: width between layers and of the messages (pooling, LSTM); ``dim``: width of the item vectors. Without
+    layers the head takes the features themselves.
+    Errors: ``ConfigError`` for a width below 1, or neither layers nor head; ``UnknownNameError`` for the convolution.
     """
-    sizes = {"num_layers": num_layers, "in_dim": in_dim, "hidden": hidden, "dim": dim}
-    if bad := {name: size for name, size in sizes.items() if size < 1}:
-        raise ConfigError(f"graph_model: must be at least 1: {', '.join(f'{k} = {v}' for k, v in bad.items())}")
+    _require_sizes(num_layers, in_dim, hidden, dim, head)
     kind = CONVOLUTIONS[convolution]
+    widths = [in_dim, *[hidden] * (num_layers - 1), dim] if num_layers else [in_dim]
     with torch.random.fork_rng(devices=[]):  # torch draws default parameters, which ``_initialise`` replaces
-        layers = [kind(dim if place else in_dim, hidden, dim) for place in range(num_layers)]
-        dense = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim, bias=False)) if head else None
-        model = GraphModel(layers, dense)
+        layers = [kind(before, hidden, after) for before, after in pairwise(widths)]
+        model = GraphModel(in_dim, layers, _dense_layers(widths[-1], dim) if head else None)
     _initialise(model, generator)
     return model
+
+
+def _require_sizes(num_layers: int, in_dim: int, hidden: int, dim: int, head: bool) -> None:
+    if in_dim < 1:
+        raise ConfigError(f"graph_model: items have {in_dim} features; give item features, or switch log degree on")
+    if min(hidden, dim) < 1 or num_layers < 0:
+        raise ConfigError(f"graph_model: need hidden, dim >= 1, num_layers >= 0; got {hidden}, {dim}, {num_layers}")
+    if not num_layers and not head:
+        raise ConfigError("graph_model: num_layers = 0 and head = false leave nothing to train; set one of them")
+
+
+def _dense_layers(in_dim: int, dim: int) -> nn.Module:
+    """G2 ReLU(G1 z + g)."""
+    return nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), nn.Linear(dim, dim, bias=False))
 
 
 def _initialise(model: nn.Module, generator: torch.Generator) -> None:
