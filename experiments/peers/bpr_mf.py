@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.peers.interface import BestEpoch, Fitted, StrictNegatives, Validate
+from experiments.peers.interface import BestEpoch, Factored, StrictNegatives, Validate
 from fedquilt.graphs.log import InteractionLog
 
 
@@ -19,8 +18,8 @@ class MatrixFactors(nn.Module):
         self.items_ID = nn.Parameter(0.1 * torch.randn(num_items, dim, generator=generator))
         self.bias_I = nn.Parameter(torch.zeros(num_items))
 
-    def scores(self) -> np.ndarray:
-        return (self.users_UD @ self.items_ID.T + self.bias_I).detach().numpy()
+    def scores(self) -> Factored:
+        return Factored(*(part.detach().clone() for part in (self.users_UD, self.items_ID, self.bias_I)))
 
 
 def fit(
@@ -33,7 +32,8 @@ def fit(
     batch_size: int = 2048,
     epochs: int = 200,
     patience: int = 10,
-) -> Fitted:
+    judge_every: int = 1,
+) -> Factored:
     """Adam on -log σ(score of a click - score of a strict negative), one fresh negative per click and epoch."""
     generator = torch.Generator().manual_seed(seed)
     model = MatrixFactors(train.num_users, train.num_items, dim, generator)
@@ -47,7 +47,7 @@ def fit(
             optimizer.zero_grad()
             loss(model, users_C[batch], items_C[batch], negatives_C[batch], regularisation).backward()
             optimizer.step()
-        if best.is_over(epoch, model.scores()):
+        if epoch % judge_every == 0 and best.is_over(epoch, model.scores()):
             break
     return best.result()
 

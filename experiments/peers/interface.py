@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +29,25 @@ class Fitted:
         return self.scores_UI[users]
 
 
+@dataclass(frozen=True)
+class Factored:
+    """The scores p_u · q_i + b_i by their factors: all scores of a catalogue of tens of thousands would not fit.
+
+    users_UD, items_ID, bias_I float32; called with users [B] it multiplies out [B, I].
+    """
+
+    users_UD: torch.Tensor
+    items_ID: torch.Tensor
+    bias_I: torch.Tensor
+    epoch: int = 0
+
+    def __call__(self, users: np.ndarray) -> np.ndarray:
+        return (self.users_UD[torch.from_numpy(users)] @ self.items_ID.T + self.bias_I).numpy()
+
+
 # fit(train: InteractionLog, validate: Validate, seed: int, **hyper) -> Fitted. ``train`` holds training clicks only;
 # ``validate`` serves to choose the epoch, and nothing is fitted to it. Each peer names its own hyper-parameters.
-Fit = Callable[..., Fitted]
+Fit = Callable[..., "Fitted | Factored"]
 
 
 class BestEpoch:
@@ -41,11 +58,11 @@ class BestEpoch:
         self._patience = patience
         self._best = -np.inf
         self._waited = 0
-        self.fitted: Fitted | None = None
+        self.fitted: Any = None
 
-    def is_over(self, epoch: int, scores_UI: np.ndarray) -> bool:
+    def is_over(self, epoch: int, scores: np.ndarray | Factored) -> bool:
         """Judge one epoch; True after ``patience`` judged epochs in a row without a better one."""
-        candidate = Fitted(scores_UI, epoch)
+        candidate = replace(scores, epoch=epoch) if isinstance(scores, Factored) else Fitted(scores, epoch)
         value = self._validate(candidate)
         if value > self._best:
             self._best, self._waited, self.fitted = value, 0, candidate
@@ -53,7 +70,8 @@ class BestEpoch:
             self._waited += 1
         return self._waited >= self._patience
 
-    def result(self) -> Fitted:
+    def result(self) -> Any:
+        """The ``Fitted`` or ``Factored`` of the best epoch, as it was judged."""
         if self.fitted is None:
             raise ValueError("no epoch was judged: train for at least one epoch")
         return self.fitted
@@ -74,7 +92,8 @@ class StrictNegatives:
     """
 
     def __init__(self, train: InteractionLog, generator: torch.Generator):
-        self._seen_UI = torch.from_numpy(click_matrix(train) > 0)
+        self._seen_UI = torch.zeros(train.num_users, train.num_items, dtype=torch.bool)
+        self._seen_UI[torch.from_numpy(train.users_C), torch.from_numpy(train.items_C)] = True
         self._generator = generator
         if bool(self._seen_UI.all(dim=1).any()):
             raise ValueError("a user has clicked every item in training, so no negative can be drawn")

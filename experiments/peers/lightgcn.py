@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.conv import LGConv
 from torch_geometric.nn.models import LightGCN
 
-from experiments.peers.interface import BestEpoch, Fitted, StrictNegatives, Validate
+from experiments.peers.interface import BestEpoch, Factored, StrictNegatives, Validate
 from fedquilt.graphs.log import InteractionLog
 
 
@@ -46,7 +46,8 @@ def fit(
     batch_size: int = 8192,
     epochs: int = 150,
     patience: int = 10,
-) -> Fitted:
+    judge_every: int = 1,
+) -> Factored:
     """BPR on the mean of the layers' embeddings; every step propagates over the whole graph of training clicks."""
     generator = torch.Generator().manual_seed(seed)
     adjacency = normalised_adjacency(train)
@@ -62,7 +63,7 @@ def fit(
             optimizer.zero_grad()
             loss(model, adjacency, *nodes, regularisation).backward()
             optimizer.step()
-        if best.is_over(epoch, scores(model, adjacency, train.num_users)):
+        if epoch % judge_every == 0 and best.is_over(epoch, scores(model, adjacency, train.num_users)):
             break
     return best.result()
 
@@ -102,7 +103,7 @@ def loss(
     return -nn.functional.logsigmoid(difference_B).mean() + regularisation * penalty
 
 
-def scores(model: LightGCN, adjacency: Tensor, num_users: int) -> np.ndarray:
+def scores(model: LightGCN, adjacency: Tensor, num_users: int) -> Factored:
     with torch.no_grad():
         out_ND = model.get_embedding(adjacency)
-    return (out_ND[:num_users] @ out_ND[num_users:].T).numpy()
+    return Factored(out_ND[:num_users], out_ND[num_users:], torch.zeros(len(out_ND) - num_users))
