@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from cli.options import Json, Root, new_table, number, print_json, print_table
 from fedquilt.errors import RunError
+from fedquilt.lock import is_alive
 
 if TYPE_CHECKING:
     from fedquilt.runs import RunFolder
@@ -56,10 +56,4 @@ def _state(status: dict[str, Any]) -> str:
     state = status.get("state", "new")
     if state != "running" or "pid" not in status:
         return state
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return "stopped"
-    except PermissionError:
-        return state
-    return state
+    return state if is_alive(status["pid"]) else "stopped"

@@ -63,6 +63,11 @@ def _resumed(path: Path, config: Path | None, overrides: list[str] | None, seeds
 
 def _run(run: RunFolder, quiet: bool) -> dict[str, Any]:
     """One run to its end. Whatever stops it, the folder says so and can be resumed."""
+    with run.writing():  # before the status: that of a run in another process is not ours to change
+        return _run_locked(run, quiet)
+
+
+def _run_locked(run: RunFolder, quiet: bool) -> dict[str, Any]:
     from cli.progress import progress
     from cli.report import write_report
     from client.app import app as client_app

@@ -14,6 +14,7 @@ import secrets
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 
 from fedquilt.config import Config, parse
 from fedquilt.errors import ConfigError, RunError
+from fedquilt.lock import drop_leftovers, locked
 
 State = Literal["running", "interrupted", "done", "failed"]
 CONFIG, METRICS, STATUS, RESULTS = "config.toml", "metrics.jsonl", "status.json", "results.json"
@@ -91,6 +93,17 @@ class RunFolder:
         folder = self.path / name
         folder.mkdir(exist_ok=True)
         return folder
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What writes to a run does so in here: one process at a time, a second one gets a RunError.
+
+        What interrupted writes of dead processes left behind is removed first.
+        """
+        with locked(self.path) as first:
+            if first:
+                drop_leftovers(self.path)
+            yield
 
     # --- records ---
 

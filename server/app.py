@@ -48,9 +48,10 @@ def make_server_app(
     def main(grid: Grid, context: Context) -> None:
         run = open_run({**(run_config or {}), **context.run_config})
         log(INFO, "run folder %s", run.path)
-        deployment = prepare(run.config, run)
-        result = run_federation(grid, run.config, deployment, run, hooks(run.config, run))
-        finish(run.config, run, result)
+        with run.writing():
+            deployment = prepare(run.config, run)
+            result = run_federation(grid, run.config, deployment, run, hooks(run.config, run))
+            finish(run.config, run, result)
 
     return server_app
 

@@ -37,9 +37,10 @@ def run_federation(
 ) -> FederationResult:
     """Run the rounds that are left: all of them in a new run folder, those after the checkpoint in an old one.
 
-    FederationError where a round cannot go on, RunError where the folder does not fit; the run can be resumed.
+    FederationError where a round cannot go on, RunError where the folder does not fit or another process writes to it;
+    the run can be resumed.
     """
-    with Scribe() as scribe:
+    with run.writing(), Scribe() as scribe:
         return _Federation(grid, config, deployment, run, hooks or Hooks(), scribe).run_rounds()
 
 

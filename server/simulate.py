@@ -41,10 +41,11 @@ def _silent(stage: str, done: int, total: int, note: str = "") -> None:
 
 def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Progress = _silent) -> dict[str, Any]:
     """Run, or go on with, everything in this process; -> what ``results.json`` holds."""
-    deployment = prepare(config, run, progress)
-    grid = InProcessGrid(client_app, config.federation.num_supernodes)
-    result = run_federation(grid, config, deployment, run, hooks(config, run, progress))
-    return finish(config, run, result)
+    with run.writing():
+        deployment = prepare(config, run, progress)
+        grid = InProcessGrid(client_app, config.federation.num_supernodes)
+        result = run_federation(grid, config, deployment, run, hooks(config, run, progress))
+        return finish(config, run, result)
 
 
 def prepare(config: Config, run: RunFolder, progress: Progress = _silent) -> Deployment:
