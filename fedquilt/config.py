@@ -106,6 +106,9 @@ class GraphModelConfig(_Section):
     hard_negatives: bool = Field(True, description="also items that are a little related: a window of PPR ranks")
     curriculum: bool = Field(True, description="epoch n has n - 1 hard negatives a pair; off: max_hard_negatives")
     max_hard_negatives: int = Field(6, ge=0, description="hard negatives a pair, at most")
+    hard_share: float = Field(
+        0.0, ge=0, le=1, description="share of the loss that hard negatives make; 0 = every negative counts alike"
+    )
     hard_first: float = Field(0.05, ge=0, le=1, description="where the window begins, as a share of the catalogue")
     hard_last: float = Field(0.2, ge=0, le=1, description="where the window ends, as a share of the catalogue")
     hard_alpha: float = Field(0.3, gt=0, lt=1, description="chance of stopping before a hop, in the PPR of the ranks")

@@ -1,0 +1,121 @@
+"""Where training stands after an epoch, in one file: weights, the best weights so far, Adam's moments, the history.
+
+No random state is in it: batches are keyed by (seed, epoch, batch). Written beside, synced and renamed, so that a kill
+leaves a whole file; a checksum catches what the disk does later, and the file before it is then taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedquilt.errors import RunError
+from fedquilt.runs import replace_file
+from fedquilt.wire import arrays_hash
+
+KEPT = 2
+_KEY = "fedquilt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state after ``epoch``; ``belongs_to``: hash of the configuration and data that it may go on with.
+
+    ``best_epoch`` 0: the weights that training began with. ``history``: one record an epoch.
+    """
+
+    epoch: int
+    belongs_to: str
+    weights: Mapping[str, Tensor]
+    best_weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    best_epoch: int = 0
+    best_score: float = -1.0
+    history: tuple[dict[str, Any], ...] = field(default_factory=tuple)
+
+
+_TABLES = ("weights", "best_weights", "moments")
+_FACTS = ("epoch", "belongs_to", "best_epoch", "best_score", "history")
+
+
+def save_progress(folder: Path, progress: Progress) -> Path:
+    """Write it, then drop all but the newest ``KEPT``."""
+    folder.mkdir(exist_ok=True)
+    tensors = {
+        f"{table}/{name}": tensor.detach().cpu().clone().contiguous()
+        for table in _TABLES
+        for name, tensor in getattr(progress, table).items()
+    }
+    facts = json.dumps({name: getattr(progress, name) for name in _FACTS}, sort_keys=True)
+    path = folder / f"epoch-{progress.epoch:08d}.safetensors"
+    replace_file(path, save(tensors, metadata={_KEY: f"{_checksum(tensors, facts)} {facts}"}))
+    for old in _files(folder)[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def load_progress(folder: Path) -> tuple[Progress | None, list[str]]:
+    """-> (the newest whole state, None where training has not finished an epoch; what is wrong with newer files).
+
+    RunError where there are files and none of them is whole.
+    """
+    complaints: list[str] = []
+    for path in reversed(_files(folder)):
+        try:
+            return _read(path), complaints
+        except RunError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise RunError("no checkpoint can be read, train again in a new folder:\n" + "\n".join(complaints))
+    return None, complaints
+
+
+def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state, flat: ``<parameter number>/<name>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}/{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-*.safetensors"))
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return hashlib.sha256(f"{facts}\0{arrays_hash(arrays)}".encode()).hexdigest()
+
+
+def _read(path: Path) -> Progress:
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        checksum, text = json.loads(content[8 : 8 + length])["__metadata__"][_KEY].split(" ", 1)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"checkpoint {path} is damaged: {error}") from None
+    if checksum != _checksum(tensors, text):
+        raise RunError(f"checkpoint {path} is damaged: its checksum does not fit its content")
+    facts = json.loads(text)
+    tables = {table: _under(f"{table}/", tensors) for table in _TABLES}
+    return Progress(**{**facts, "history": tuple(facts["history"])}, **tables)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
