@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import svds
 
 from fedquilt.config import DataConfig
 from fedquilt.errors import DataError
@@ -18,6 +17,7 @@ from fedquilt.graphs import tables
 from fedquilt.graphs.assemble import assemble
 from fedquilt.graphs.datasets import LOADERS
 from fedquilt.graphs.log import InteractionLog
+from fedquilt.graphs.text import text_features
 
 _DIM = 64
 _USER_LINE = "how many items, then the items of one user"
@@ -44,20 +44,13 @@ def load(config: DataConfig) -> InteractionLog:
 
 
 def _abstracts(path: Path) -> np.ndarray:
-    """float32 [I, 64]: TF-IDF with unit rows, projected on its leading right singular vectors."""
-    counts_IW = _bags(path)
-    seen_in_W = np.bincount(counts_IW.indices, minlength=counts_IW.shape[1])
-    counts_IW.data = np.log1p(counts_IW.data) * np.log(counts_IW.shape[0] / seen_in_W[counts_IW.indices])
-    norms_I = np.sqrt(np.asarray(counts_IW.multiply(counts_IW).sum(axis=1)).ravel())
-    tf_idf_IW = sparse.diags(1 / np.maximum(norms_I, 1e-12)) @ counts_IW
-    dim = min(_DIM, min(tf_idf_IW.shape) - 1)
-    left, singular, _ = svds(tf_idf_IW.astype(np.float32), k=dim, random_state=0, solver="arpack")
-    features = left[:, ::-1] * singular[::-1]
-    return (features / np.sqrt((features**2).mean())).astype(np.float32)
+    """float32 [I, 64]; fewer columns where there are fewer articles or words."""
+    counts_IW = abstract_counts(path)
+    return text_features(counts_IW, min(_DIM, min(counts_IW.shape) - 1))
 
 
-def _bags(path: Path) -> sparse.csr_matrix:
-    """Word counts per article, float64 [I, words]."""
+def abstract_counts(path: Path) -> sparse.csr_matrix:
+    """Word counts per article from ``mult.dat``, float64 [I, words]."""
     rows = []
     with tables.require_file(path, _WORDS_LINE).open() as lines:
         for number, line in enumerate(lines, start=1):
