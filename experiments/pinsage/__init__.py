@@ -1,0 +1,1 @@
+"""PinSage and its parts, taken away in turn, beside LightGCN and BPR-MF: one harness, three logs."""
