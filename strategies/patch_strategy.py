@@ -21,7 +21,7 @@ from fedquilt.errors import FederationError
 from fedquilt.types import PatchSpec
 from strategies.cohort import Draw, Witness, draw_cohort
 from strategies.evaluation import Evaluation, Examine, put_together, unexamined
-from strategies.pipeline import NodeAnswer, RowBuffer, Usable, advance, collect, weights_for
+from strategies.pipeline import NodeAnswer, RowBuffer, Step, Usable, advance, collect, weights_for
 from strategies.report import RoundReport, report_round, require_enough
 from strategies.roster import Roster, failure, read_roster, wait_for_nodes
 from strategies.rules import State, make_aggregator, make_optimizer
@@ -142,16 +142,7 @@ class PatchStrategy(Strategy):
         usable = self._collect(asked, replies)
         require_enough(usable, self.config.federation.min_replies, server_round)
         weights_K = weights_for(usable, self.config.federation.weighting, self.config.federation.max_examples)
-        step = advance(
-            self._patch_P,
-            usable,
-            weights_K,
-            self.rule,
-            self.state.rule,
-            self.optimizer,
-            self.state.optimizer,
-            step_scale=self._step_scale(server_round),
-        )
+        step = self._advance(server_round, usable, weights_K)
         if not np.isfinite(step.patch_P).all():
             raise FederationError(
                 f"round {server_round}: the next patch is not finite; lower server_optimizer.learning_rate"
@@ -161,6 +152,13 @@ class PatchStrategy(Strategy):
             server_round, usable, self.config.federation.clipping_norm, asked.bytes_down, _total_bytes(replies)
         )
         return wire.write_patch(step.patch_P), wire.mean_metrics(self.report.flat())
+
+    def _advance(self, round_: int, usable: Usable, weights_K: np.ndarray) -> Step:
+        rule, optimizer = (self.rule, self.state.rule), (self.optimizer, self.state.optimizer)
+        try:
+            return advance(self._patch_P, usable, weights_K, *rule, *optimizer, step_scale=self._step_scale(round_))
+        except FederationError as error:
+            raise FederationError(f"round {round_}: {error}") from error
 
     def _step_scale(self, round_: int) -> float:
         """Linear decay; a strategy that Flower's own ``start`` runs for more rounds goes on with the smallest step."""

@@ -15,7 +15,7 @@ import torch
 
 from fedquilt.privacy.clipping import clip_rows
 from fedquilt.wire import DECLINED, TrainReply
-from strategies.rules import Aggregator, ServerOptimizer, State
+from strategies.rules import Aggregator, ServerOptimizer, State, apply_rule
 
 CLIP_TOLERANCE = 1e-4  # relative; a float32 sender's rounding. Beyond it a row counts as sent unclipped.
 
@@ -218,11 +218,12 @@ def advance(
     optimizer_state: State,
     step_scale: float = 1.0,
 ) -> Step:
-    """One step of the server: aggregate, then optimizer, then the next patch = patch + step_scale · delta."""
+    """One step of the server: aggregate, then optimizer, then the next patch = patch + step_scale · delta.
+
+    FederationError where the rule raises or does not return an update.
+    """
     updates, weights = _tensor(usable.updates_KP), _tensor(weights_K)
-    update_P = rule(updates, weights, rule_state).numpy().astype(np.float32, copy=False)
-    carry_on = getattr(rule, "next_state", None)
-    next_rule_state = carry_on(updates, weights, rule_state) if carry_on else rule_state
+    update_P, next_rule_state = apply_rule(rule, updates, weights, rule_state)
     next_optimizer_state, delta_P = optimizer.step(optimizer_state, update_P)
     return Step(
         (patch_P + np.float32(step_scale) * delta_P).astype(np.float32), update_P, next_rule_state, next_optimizer_state

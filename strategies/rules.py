@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from fedquilt.errors import ConfigError
+from fedquilt.errors import ConfigError, FederationError
 from fedquilt.registry import Registry
 
 AGGREGATORS = Registry("aggregator", "strategies.aggregators")
@@ -46,6 +46,32 @@ class ServerOptimizer(Protocol):
 
     def step(self, state: State, update_P: np.ndarray) -> tuple[State, np.ndarray]:
         """(state, update [P]) -> (next state, what to add to the patch [P]), float32."""
+
+
+def apply_rule(
+    rule: Aggregator, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State
+) -> tuple[np.ndarray, State]:
+    """(update_P float32, next state). Rows that come in are finite, so whatever is wrong here is the rule's doing.
+
+    FederationError, naming the rule and what it returned, where it raises or keeps to another contract than ours.
+    """
+    name = f"aggregator {type(rule).__module__}:{type(rule).__qualname__}"
+    try:
+        update_P = rule(updates_KP, weights_K, state)
+        carry_on = getattr(rule, "next_state", None)
+        next_state = carry_on(updates_KP, weights_K, state) if carry_on else state
+    except Exception as error:
+        raise FederationError(f"{name} raised {type(error).__name__}: {error}") from error
+    expected = f"expected float32 [{updates_KP.shape[1]}]; mend the rule, then resume the run"
+    if not isinstance(update_P, torch.Tensor):
+        raise FederationError(f"{name} returned {type(update_P).__name__} {update_P!r:.80}, {expected}")
+    if update_P.dtype != torch.float32 or update_P.shape != updates_KP.shape[1:]:
+        raise FederationError(f"{name} returned {update_P.dtype} {list(update_P.shape)}, {expected}")
+    if bad := int((~torch.isfinite(update_P)).sum()):
+        raise FederationError(f"{name} returned {bad} numbers that are not finite of {len(update_P)}, {expected}")
+    if not isinstance(next_state, Mapping) or not all(isinstance(array, np.ndarray) for array in next_state.values()):
+        raise FederationError(f"{name}: next_state returned {next_state!r:.80}, expected named numpy arrays")
+    return update_P.detach().numpy(), next_state
 
 
 def make_aggregator(name: str, options: Mapping[str, Any]) -> Aggregator:
