@@ -70,7 +70,7 @@ def gather(run: RunFolder) -> dict[str, Any]:
         "beyond": _beyond(tables, config.evaluation.ks),
         "figures": _figures(run, tables, rounds, device, gain, metric),
         "rounds": [_round_row(record) for record in rounds],
-        "rejected": Counter(item["reason"] for record in rounds for item in record.get("rejected", ())).most_common(),
+        "rejected": sum((_reasons(record) for record in rounds), Counter()).most_common(),
         "device": device,
         "whole_model_note": _whole_model_note(rounds, device),
         "variant_names": VARIANT_NAMES,
@@ -222,7 +222,7 @@ def _whole_model_note(rounds: Sequence[Mapping[str, Any]], device: Mapping[str, 
 def _round_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """A round for the table; what a record lacks is None."""
     replies, metrics, norm = record.get("replies") or 0, record.get("metrics", {}), record.get("update_norm", {})
-    reasons = Counter(item["reason"] for item in record.get("rejected", ()))
+    reasons = _reasons(record)
     return {
         "round": record["round"],
         "replies": replies,
@@ -235,6 +235,12 @@ def _round_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "norm": norm.get("median"),
         "clipped": norm.get("clipped_share"),
     }
+
+
+def _reasons(record: Mapping[str, Any]) -> Counter[str]:
+    """How many updates of a round were rejected for what; a record from before there were counts lists them all."""
+    listed = Counter(item["reason"] for item in record.get("rejected", ()))
+    return Counter(record.get("rejected_reasons", listed))
 
 
 def _environment() -> dict[str, str]:

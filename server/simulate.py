@@ -69,7 +69,7 @@ def hooks(config: Config, run: RunFolder, progress: Progress = _silent) -> Hooks
     rounds = config.federation.rounds
 
     def on_round(record: Mapping[str, Any]) -> None:
-        note = f"{record['replies']} users, {len(record['rejected'])} rejected"
+        note = f"{record['replies']} users, {record['num_rejected']} rejected"
         progress("federation", int(record["round"]), rounds, note)
 
     def on_evaluation(evaluation: Evaluation) -> Mapping[str, Any] | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fedquilt.errors import FederationError
 from strategies.pipeline import CLIP_TOLERANCE, Rejection, Usable
+
+MAX_LISTED = 50  # rejected users by name in a record, and different reasons; a hostile node could send thousands
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,14 @@ class RoundReport:
     update_norm: dict[str, float]
 
     def record(self) -> dict[str, Any]:
-        """The fields of a line in metrics.jsonl, but for ``seconds``."""
-        fields = asdict(self)
-        return {"kind": "round", "round": fields.pop("round_"), **fields}
+        """The fields of a line in metrics.jsonl, but for ``seconds``.
+
+        ``rejected`` lists the first ``MAX_LISTED``; ``num_rejected`` and ``rejected_reasons`` count all of them.
+        """
+        listed = [asdict(rejection) for rejection in self.rejected[:MAX_LISTED]]
+        counts = {"num_rejected": len(self.rejected), "rejected_reasons": _by_reason(self.rejected)}
+        fields = asdict(replace(self, rejected=()))
+        return {"kind": "round", "round": fields.pop("round_"), **fields, "rejected": listed, **counts}
 
     def flat(self) -> dict[str, float]:
         """Numbers only, for Flower's MetricRecord."""
@@ -62,6 +70,13 @@ def require_enough(usable: Usable, min_replies: int, round_: int) -> None:
     raise FederationError(
         f"round {round_}: {len(usable.client_ids_K)} usable updates, federation.min_replies is {min_replies}: {told}"
     )
+
+
+def _by_reason(rejected: Sequence[Rejection]) -> dict[str, int]:
+    """Counts, most frequent first; rare reasons beyond ``MAX_LISTED`` are counted together."""
+    counts = Counter(rejection.reason for rejection in rejected).most_common()
+    rest = sum(count for _, count in counts[MAX_LISTED:])
+    return dict(counts[:MAX_LISTED]) | ({"other reasons": rest} if rest else {})
 
 
 def _finite_mean(values_K: np.ndarray) -> float | None:

@@ -14,6 +14,7 @@ from strategies.aggregators.mean import Mean
 from strategies.aggregators.weighted_mean import WeightedMean
 from strategies.optimizers.sgd import Sgd
 from strategies.pipeline import NodeAnswer, RowBuffer, advance, collect, weights_for
+from strategies.report import MAX_LISTED, report_round
 
 P = 3
 
@@ -215,3 +216,24 @@ def test_no_reply_however_wrong_fails_the_round(data):
     assert (np.linalg.norm(usable.updates_KP.astype(float), axis=1) <= 1).all()
     assert {1, 2, 3} <= set(usable.client_ids_K.tolist()) | set(reasons(usable))
     assert weights_for(usable, "num-examples", 1000).sum() == pytest.approx(1)
+
+
+def test_a_record_lists_some_of_the_rejected_and_counts_all_by_reason():
+    asked = range(1, 3 * MAX_LISTED + 1)
+    silent = answer([*asked], "no reply", "mute")
+    greedy = answer([1000], reply_for([1000, *range(2000, 2000 + 2 * MAX_LISTED)]), "greedy")
+    record = report_round(5, gathered(silent, greedy), 1.0, 0, 0).record()
+    assert record["replies"] == 1
+    assert len(record["rejected"]) == MAX_LISTED
+    assert record["num_rejected"] == 5 * MAX_LISTED
+    assert record["rejected_reasons"] == {
+        "mute: no reply": 3 * MAX_LISTED,
+        "greedy: was not asked this round": 2 * MAX_LISTED,
+    }
+
+
+def test_reasons_beyond_the_list_are_counted_together():
+    nodes = [answer([n], "late", f"node {n}") for n in range(MAX_LISTED + 7)]
+    record = report_round(5, gathered(*nodes, answer([1000], reply_for([1000]))), 1.0, 0, 0).record()
+    assert len(record["rejected_reasons"]) == MAX_LISTED + 1
+    assert record["rejected_reasons"]["other reasons"] == 7
