@@ -14,9 +14,11 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import WARNING
 from pathlib import Path
 
 import numpy as np
+from flwr.supercore import log
 
 from fedquilt.errors import RunError
 
@@ -45,7 +47,10 @@ class PersonalStore:
         return rows_KR
 
     def write(self, client_ids_K: np.ndarray, round_: int, rows_KR: np.ndarray, settled_round: int) -> None:
-        """Store these users' rows of ``round_``; drop those that no resume at or after ``settled_round`` would read."""
+        """Store these users' rows of ``round_``; drop those that no resume at or after ``settled_round`` would read.
+
+        A row that is not finite is not stored: its user keeps the patch of an earlier round.
+        """
         if self.personal_size == 0 or not len(client_ids_K):
             return
         rows_KR = np.ascontiguousarray(rows_KR, np.float32)
@@ -53,7 +58,12 @@ class PersonalStore:
             raise RunError(
                 f"{self.path.name}: rows have shape {rows_KR.shape}, expected {(len(client_ids_K), self.personal_size)}"
             )
-        ids = client_ids_K.tolist()
+        sound_K = np.isfinite(rows_KR).all(axis=1)
+        if not sound_K.all():
+            broken = client_ids_K[~sound_K]
+            told = f"patches of {len(broken)} users are not finite and were not stored, the first of client {broken[0]}"
+            log(WARNING, "%s, round %d: %s", self.path.name, round_, told)
+        ids, rows_KR = client_ids_K[sound_K].tolist(), rows_KR[sound_K]
         with self._connection() as connection, connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO personal VALUES (?, ?, ?)",

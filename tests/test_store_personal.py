@@ -47,6 +47,14 @@ def test_rows_come_back_in_the_order_asked_for(store):
     assert store.read(ids(5, 9, 7), before_round=2).tolist() == rows(50, 0, 70).tolist()
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_leaves_its_user_the_patch_of_before(store, broken):
+    store.write(ids(3, 5), 1, rows(1, 1), settled_round=0)
+    store.write(ids(3, 5), 2, rows(2, broken), settled_round=1)
+    assert store.read(ids(3, 5), before_round=9).tolist() == rows(2, 1).tolist()
+    assert kept(store) == [(3, 1), (3, 2), (5, 1)]
+
+
 def test_a_round_reads_what_was_written_before_it(store):
     store.write(ids(3), 1, rows(1), settled_round=0)
     store.write(ids(3), 4, rows(4), settled_round=0)
