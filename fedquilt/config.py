@@ -11,10 +11,10 @@ import hashlib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from fedquilt.errors import ConfigError
 
@@ -126,6 +126,9 @@ class GraphModelConfig(_Section):
     user_clicks: int = Field(20, ge=1, description="latest clicks that make a user's vector")
     user_decay: float = Field(0.9, gt=0, le=1, description="decay: weight of a click relative to the one after it")
     patience: int = Field(3, ge=1, description="epochs without a better validation score before training stops")
+    vectors: dict[str, str] = Field(
+        default_factory=dict, description="given item vectors, name -> .npy in the log's order, or .npz of ids, values"
+    )
     missing_features: Literal["error", "mask"] = Field(
         "error", description="items without features: an error that names them, or zeros and a mask column"
     )
@@ -146,7 +149,8 @@ class MetaConfig(_Section):
     inner_learning_rate: float = Field(0.1, gt=0)
     inner_parts: tuple[str, ...] = Field(
         ("bottleneck", "readout"),
-        description="parts of the patch that inner steps change and that a personal patch holds",
+        description="parts of the patch that inner steps change and that a personal patch holds;"
+        " unless set, those of the default that patch.parts has, or all of patch.parts",
     )
     second_order: bool = True
     support_weight: float = Field(
@@ -216,6 +220,20 @@ class Config(_Section):
     federation: FederationConfig = FederationConfig()
     server_optimizer: ServerOptimizerConfig = ServerOptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _inner_parts_follow_the_patch(self) -> Self:
+        """Where only ``patch.parts`` is set, the inner steps change those of the default parts that it has.
+
+        All parts, where it has none of them. What was set by name is left as it is: ``require_inner_parts`` judges it.
+        """
+        if "inner_parts" in self.meta.model_fields_set:
+            return self
+        parts = self.patch.parts
+        inner = tuple(part for part in self.meta.inner_parts if part in parts) or parts
+        if inner != self.meta.inner_parts:
+            object.__setattr__(self, "meta", self.meta.model_copy(update={"inner_parts": inner}))
+        return self
 
     def hash(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]

@@ -61,7 +61,7 @@ def _train(config: Config, split: Split, on_epoch: OnEpoch) -> CloudResult:
     neighbours, facts = _neighbours(config, log)
     if not len(log) or not config.cloud.epochs:
         return CloudResult(_untrained_base(config, log, neighbours), graph=facts)
-    train, valid = _validation(split)
+    train, valid = validation_of(split)
     kept = neighbours if train is log else _neighbours(config, train)[0]  # no graph of the clicks it is judged by
     chosen = _trainer(config, train, kept, valid)
     history = list(chosen.run(config.cloud.epochs, on_epoch))
@@ -94,7 +94,7 @@ def _neighbours(config: Config, log: InteractionLog) -> tuple[Neighbourhoods, di
     return counts, {"edges": graph.num_edges, "bytes_per_edge": graph.bytes_per_edge}
 
 
-def _validation(split: Split) -> tuple[InteractionLog, HeldOut]:
+def validation_of(split: Split) -> tuple[InteractionLog, HeldOut]:
     """What to train on and what to choose the epoch by.
 
     A cloud that sees all training clicks uses the split's validation clicks. A stale one sees none of those: it holds
