@@ -14,8 +14,8 @@ from scipy import sparse
 
 from fedquilt.errors import ConfigError, DataError
 from fedquilt.graphs.coclick import CoClickGraph, heaviest_per_row
+from fedquilt.graphs.walks import top_visited
 
-_WALKERS = 1 << 18  # at a time
 _PPR_SEEDS = 1024  # at a time
 
 
@@ -49,29 +49,19 @@ def visit_counts(
     """How often ``num_walks`` walks of ``walk_length`` hops from each seed visit each other item, the ``top`` most.
 
     P(i -> j) = weight(i, j) / sum_k weight(i, k); before each hop a walker returns to its seed with probability
-    ``restart``. Every arrival counts, except at the seed. Same generator state and seeds, same result.
+    ``restart``. Every arrival counts, except at the seed. One number is drawn from the generator, a key; a seed's row
+    depends on the key, the seed and the settings, and not on the other seeds, their order or number.
     """
     if num_walks < 1 or walk_length < 1 or top < 1 or not 0 <= restart < 1:
         raise ConfigError(
             f"graph: need num_walks, walk_length, top >= 1 and 0 <= restart < 1; "
             f"got {num_walks}, {walk_length}, {top}, {restart}"
         )
-    steps = _Steps.of(graph)
-
-    def walk(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows = np.repeat(np.arange(len(seeds)), num_walks)
-        starts, rows = seeds[rows], rows[steps.can_leave[seeds[rows]]]
-        starts = starts[steps.can_leave[starts]]
-        at, visited = starts, []
-        for _ in range(walk_length):
-            if restart:
-                at = np.where(generator.random(len(at)) < restart, starts, at)
-            at = steps.hop(at, generator)
-            visited.append((rows * graph.num_items + at)[at != starts])
-        keys, counts = np.unique(np.concatenate(visited), return_counts=True)
-        return *np.divmod(keys, graph.num_items), counts
-
-    return _top_in_chunks(graph, seeds_S, walk, max(1, _WALKERS // num_walks), top)
+    seeds_S = _checked(graph, seeds_S)
+    key = int(generator.integers(1 << 64, dtype=np.uint64))
+    items_ST, counts_ST = top_visited(graph, seeds_S, num_walks, walk_length, key, top, restart)
+    totals_S = np.maximum(counts_ST.sum(axis=1), 1)
+    return Neighbourhoods(items_ST, (counts_ST / totals_S[:, None]).astype(np.float32))
 
 
 def ppr(graph: CoClickGraph, seeds_S: np.ndarray, alpha: float, top: int, num_hops: int = 2) -> Neighbourhoods:
@@ -99,41 +89,11 @@ def ppr(graph: CoClickGraph, seeds_S: np.ndarray, alpha: float, top: int, num_ho
     return _top_in_chunks(graph, seeds_S, spread, _PPR_SEEDS, top)
 
 
-@dataclass(frozen=True, eq=False)
-class _Steps:
-    """Inverse-transform sampling of all rows at once: entry e of row i ends at i + P(row i, entries up to e).
-
-    ``guide_E`` (Chen and Asau 1974) cuts a row of d entries into d equal parts and holds the entry in which each part
-    begins, so that a draw scans one or two entries instead of searching all of them.
-    """
-
-    graph: CoClickGraph
-    ends_E: np.ndarray
-    guide_E: np.ndarray
-    can_leave: np.ndarray
-
-    @classmethod
-    def of(cls, graph: CoClickGraph) -> _Steps:
-        indptr, degrees_I = graph.indptr, np.diff(graph.indptr)
-        rows_E = np.repeat(np.arange(graph.num_items), degrees_I)
-        running = np.concatenate([[0], np.cumsum(graph.weights, dtype=np.float64)])
-        total_I = running[indptr[1:]] - running[indptr[:-1]]
-        ends_E = rows_E + (running[1:] - running[indptr[rows_E]]) / total_I[rows_E]
-        parts_E = rows_E + (np.arange(graph.num_edges) - indptr[rows_E]) / degrees_I[rows_E]
-        guide_E = np.minimum(np.searchsorted(ends_E, parts_E, side="right"), indptr[rows_E + 1] - 1)
-        return cls(graph, ends_E, guide_E, degrees_I > 0)
-
-    def hop(self, at: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """One neighbour for every walker; ``at`` int64, items that can be left."""
-        uniform = generator.random(len(at))
-        first, last = self.graph.indptr[at], self.graph.indptr[at + 1] - 1
-        edges = self.guide_E[np.minimum(first + (uniform * (last - first + 1)).astype(np.int64), last)]
-        target = at + uniform
-        late = np.flatnonzero(self.ends_E[edges] <= target)
-        while len(late := late[edges[late] < last[late]]):  # rounding must not carry a draw over the end of its row
-            edges[late] += 1
-            late = late[self.ends_E[edges[late]] <= target[late]]
-        return self.graph.indices[edges].astype(np.int64)
+def _checked(graph: CoClickGraph, seeds_S: np.ndarray) -> np.ndarray:
+    seeds_S = np.asarray(seeds_S, np.int64)
+    if seeds_S.size and not 0 <= seeds_S.min() <= seeds_S.max() < graph.num_items:
+        raise DataError(f"seeds {seeds_S.min()} .. {seeds_S.max()} in a graph of {graph.num_items} items")
+    return seeds_S
 
 
 def _transitions(graph: CoClickGraph) -> sparse.csr_array:
@@ -152,9 +112,7 @@ def _top_in_chunks(
     top: int,
 ) -> Neighbourhoods:
     """``scores`` maps seeds to (row, item, score) sorted by row, then item; the largest are kept and normalised."""
-    seeds_S = np.asarray(seeds_S, np.int64)
-    if seeds_S.size and not 0 <= seeds_S.min() <= seeds_S.max() < graph.num_items:
-        raise DataError(f"seeds {seeds_S.min()} .. {seeds_S.max()} in a graph of {graph.num_items} items")
+    seeds_S = _checked(graph, seeds_S)
     items_ST = np.full((len(seeds_S), top), -1, np.int32)
     weights_ST = np.zeros((len(seeds_S), top), np.float32)
     for start in range(0, len(seeds_S), chunk):
