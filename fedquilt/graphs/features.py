@@ -34,7 +34,7 @@ class GivenVectors:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """values_IF float32, standardised; mask_I bool, True for an item that lacks a given vector; None without mask columns.
+    """values_IF float32, standardised; mask_I bool, True for an item that lacks a given vector, or None if none may.
 
     ``names`` are the columns'; a mask column is called "<vector>-missing" and holds 1 for an item without one.
     """
