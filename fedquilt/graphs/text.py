@@ -18,7 +18,7 @@ def text_features(counts_IW: sparse.sparray | sparse.spmatrix, dim: int, method:
 
     svd: coordinates on the ``dim`` leading right singular vectors of the TF-IDF matrix (Deerwester et al. 1990),
     strongest first, as strong as they are there. hash: each word goes to one of ``dim`` places with a sign, both from
-    a hash of its column (Weinberger et al. 2009, arXiv:0902.2206), which suits a catalogue that keeps growing.
+    a hash of its column (Weinberger et al. 2009, arXiv:0902.2206), so that words added later move none of the others.
     Errors: ``ConfigError`` for the method, or a width that svd cannot give; ``DataError`` for counts that are negative
     or not finite.
     """
