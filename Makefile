@@ -17,7 +17,7 @@ install: .venv/.installed ## make .venv and install everything into it
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,retrieval]'
 	touch $@
 
 run: install ## train a cloud model, run a federation, write a report (a minute or two)
