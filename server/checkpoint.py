@@ -23,12 +23,15 @@ from fedquilt.wire import arrays_hash
 
 KEPT = 2
 _KEY = "fedquilt"
-_FIELDS = ("round_", "config_hash", "spec_hash", "population_hash", "ledger_lines")
+_FIELDS = ("round_", "config_hash", "spec_hash", "population_hash", "ledger_lines", "code_hash")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after ``round_``. ``ledger_lines``: how far the ledger of randomness had come."""
+    """The state after ``round_``. ``ledger_lines``: how far the ledger of randomness had come.
+
+    ``code_hash``: of the code that wrote it; empty in a checkpoint from before there was one.
+    """
 
     round_: int
     patch_P: np.ndarray
@@ -36,6 +39,7 @@ class Checkpoint:
     spec_hash: str
     population_hash: str
     ledger_lines: int
+    code_hash: str = ""
     optimizer_state: Mapping[str, np.ndarray] = field(default_factory=dict)
     rule_state: Mapping[str, np.ndarray] = field(default_factory=dict)
 

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
+from fedquilt.code import code_hash
 from fedquilt.config import Config
 from fedquilt.errors import FederationError, RunError
 from fedquilt.runs import RunFolder
@@ -89,7 +90,19 @@ class _Federation:
         self.arrays = write_patch(checkpoint.patch_P)
         self.strategy.state = StrategyState(checkpoint.optimizer_state, checkpoint.rule_state)
         self._drop_records_after(checkpoint.round_, checkpoint.ledger_lines)
+        self._tell_of_other_code(checkpoint)
         return checkpoint.round_
+
+    def _tell_of_other_code(self, checkpoint: Checkpoint) -> None:
+        """Allowed, as a fix may be why the run is resumed; but it may no longer end with the same bits."""
+        if checkpoint.code_hash in ("", code_hash()):
+            return
+        told = (
+            f"resumed after round {checkpoint.round_} under other code ({code_hash()}) than it was run with"
+            f" ({checkpoint.code_hash}): the result may differ from that of a run that never stopped"
+        )
+        log(WARNING, "%s: %s", self.run.path, told)
+        self.run.append({"kind": "warning", "round": checkpoint.round_, "message": told})
 
     def _require_fit(self, checkpoint: Checkpoint) -> None:
         ours = {"config_hash": self.strategy.config_hash, "spec_hash": self.strategy.spec.hash}
@@ -138,6 +151,7 @@ class _Federation:
             spec_hash=self.strategy.spec.hash,
             population_hash=self.population_hash,
             ledger_lines=self.num_draws,
+            code_hash=code_hash(),
             optimizer_state=self.strategy.state.optimizer,
             rule_state=self.strategy.state.rule,
         )

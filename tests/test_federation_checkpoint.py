@@ -22,6 +22,7 @@ def checkpoint(round_: int) -> Checkpoint:
         spec_hash="spec",
         population_hash="people",
         ledger_lines=round_,
+        code_hash="code",
         optimizer_state={"m": np.arange(5, dtype=np.float32), "t": np.asarray(round_)},
         rule_state={"history": np.ones((2, 3))},
     )
@@ -33,7 +34,7 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
 
 def flat(c: Checkpoint) -> list:
     states = [value for state in (c.optimizer_state, c.rule_state) for _, value in sorted(state.items())]
-    return [c.round_, c.patch_P, c.config_hash, c.spec_hash, c.population_hash, c.ledger_lines, *states]
+    return [c.round_, c.patch_P, c.config_hash, c.spec_hash, c.population_hash, c.ledger_lines, c.code_hash, *states]
 
 
 def test_the_newest_checkpoint_comes_back_as_it_was_saved(tmp_path):
@@ -148,5 +149,5 @@ def test_after_a_failed_write_nothing_more_is_written_and_the_failure_is_raised(
 def test_checkpoints_are_compared_field_by_field_here():
     assert {field.name for field in dataclasses.fields(Checkpoint)} == {
         "round_", "patch_P", "config_hash", "spec_hash", "population_hash", "ledger_lines",
-        "optimizer_state", "rule_state",
+        "code_hash", "optimizer_state", "rule_state",
     }  # fmt: skip

@@ -5,6 +5,7 @@ Really done: every run is a process of its own, which kills itself at a chosen p
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import toy_task
 from client.app import make_client_app
 from fedquilt.errors import FederationError, RunError
 from fedquilt.runs import RunFolder
+from server.checkpoint import load_latest, save_checkpoint
 from server.in_process import InProcessGrid
 from server.loop import run_federation
 from server.task import Hooks
@@ -145,6 +147,16 @@ def test_a_damaged_checkpoint_falls_back_and_ends_the_same(finished, caplog):
     newest = sorted(finished.checkpoints.iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:-3])
     assert go_on(finished).patch_P.tobytes() == patch_P.tobytes()
+
+
+def test_other_code_is_told_in_the_records_and_goes_on(finished):
+    newest, _ = load_latest(finished.checkpoints)
+    save_checkpoint(finished.checkpoints, dataclasses.replace(newest, code_hash="0123456789abcdef"))
+    go_on(finished)
+    (record,) = finished.records("warning")
+    assert record["round"] == newest.round_
+    assert "under other code" in record["message"]
+    assert "0123456789abcdef" in record["message"]
 
 
 def test_another_configuration_is_refused(finished):
