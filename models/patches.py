@@ -86,6 +86,17 @@ def initial_patch(spec: PatchSpec, generator: torch.Generator) -> Tensor:
     return torch.cat(tensors) if tensors else torch.zeros(0)
 
 
+def require_inner_parts(inner: Iterable[str], parts: Iterable[str]) -> None:
+    """ConfigError for an inner part that is unknown, repeated, or not in the patch."""
+    inner, parts = tuple(inner), tuple(parts)
+    require_parts(inner, "meta.inner_parts")
+    if absent := [part for part in inner if part not in parts]:
+        raise ConfigError(
+            f"meta.inner_parts names {absent[0]!r}, patch.parts = {list(parts)} has no such part: add it there, or set"
+            f" meta.inner_parts to {[part for part in inner if part in parts]}"
+        )
+
+
 def require_parts(parts: Iterable[str], key: str) -> None:
     """ConfigError for an unknown or repeated part; ``key`` is where it was configured."""
     seen: set[str] = set()

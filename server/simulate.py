@@ -19,7 +19,7 @@ from fedquilt.graphs.subgraph import build_subgraphs, latest_clicks, subgraph_by
 from fedquilt.runs import RESULTS, RunFolder, replace_file
 from fedquilt.seeds import key_for
 from models.kernel import KernelWeights
-from models.patches import initial_patch, patch_spec, require_parts
+from models.patches import initial_patch, patch_spec, require_inner_parts, require_parts
 from server.cloud import Base, train_cloud
 from server.evaluate import Part, evaluate, evaluation_tables
 from server.examine import examiner
@@ -99,7 +99,8 @@ def _require_known_names(config: Config) -> None:
     make_aggregator(federation.aggregator, federation.aggregator_options)
     make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
     require_parts(config.patch.parts, "patch.parts")
-    require_parts(config.meta.inner_parts, "meta.inner_parts")
+    if config.meta.inner_steps:
+        require_inner_parts(config.meta.inner_parts, config.patch.parts)
     if not config.patch.parts and federation.rounds:
         raise ConfigError("patch.parts is empty: there is nothing to federate; name a part or set federation.rounds=0")
 

@@ -53,6 +53,24 @@ def test_what_a_run_stores_reads_back_as_the_same_configuration(tree):
     assert again.hash() == config.hash()
 
 
+@pytest.mark.parametrize(
+    ("parts", "inner"),
+    [
+        (["bottleneck", "item-bias"], ("bottleneck",)),
+        (["readout", "bottleneck"], ("bottleneck", "readout")),
+        (["item-bias"], ("item-bias",)),
+        ([], ()),
+    ],
+)
+def test_inner_parts_that_nobody_set_follow_the_patch(parts, inner):
+    assert parse({"patch": {"parts": parts}, "meta": {"inner_steps": 2}}).meta.inner_parts == inner
+
+
+def test_inner_parts_that_were_set_stay_as_they_are():
+    given = {"patch": {"parts": ["item-bias"]}, "meta": {"inner_parts": ["readout"]}}
+    assert parse(given).meta.inner_parts == ("readout",)
+
+
 @given(trees, trees)
 def test_equal_configurations_and_only_those_have_one_hash(left, right):
     assert (parse(left).hash() == parse(right).hash()) == (parse(left) == parse(right))

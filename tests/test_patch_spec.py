@@ -14,7 +14,7 @@ from tiny_recommender import ALL_PARTS, DIM, ITEMS, PATCH, random_weights, spec_
 from fedquilt.config import PatchConfig
 from fedquilt.errors import ConfigError, SpecMismatchError
 from fedquilt.types import Patch, PatchSpec
-from models.patches import initial_patch, names_of, patch_spec
+from models.patches import initial_patch, names_of, patch_spec, require_inner_parts
 
 SHAPES = st.dictionaries(
     st.text("abc.", min_size=1, max_size=6), st.lists(st.integers(1, 4), max_size=3).map(tuple), max_size=5
@@ -117,6 +117,15 @@ def test_unknown_and_repeated_parts_are_refused(parts, words):
         patch_spec(random_weights(), PatchConfig(parts=parts))
     with pytest.raises(ConfigError, match=words.replace("patch.parts", "meta.inner_parts")):
         names_of(parts, spec_of())
+
+
+def test_an_inner_part_that_the_patch_lacks_is_refused_with_what_to_set():
+    with pytest.raises(
+        ConfigError, match=r"meta.inner_parts names 'readout', patch.parts = \['item-bias'\] has no such"
+    ):
+        require_inner_parts(("readout", "item-bias"), ("item-bias",))
+    require_inner_parts(("readout",), ("item-bias", "readout"))
+    require_inner_parts((), ())
 
 
 def test_a_fresh_patch_is_drawn_where_it_multiplies_zero_and_zero_elsewhere():

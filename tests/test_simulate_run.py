@@ -127,3 +127,8 @@ def test_other_settings_run_to_the_end(tmp_path, sections):
 def test_unknown_parts_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"patch.parts: no part named 'botleneck'"):
         run(tmp_path, tiny_run(patch={"parts": ["botleneck"]}))
+
+
+def test_inner_parts_that_the_patch_lacks_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match=r"meta.inner_parts names 'readout'"):
+        run(tmp_path, tiny_run(meta={"inner_parts": ["bottleneck", "readout"]}))

@@ -206,6 +206,7 @@ def tiny_run(**sections: Mapping[str, Any]) -> Config:
         "server_optimizer": {"name": "adam", "learning_rate": 0.02},
         "evaluation": {"ks": [5, 10], "personal_steps": 2, "personal_learning_rate": 0.2},
     }
+    given["meta"]["inner_parts"] = sections.get("patch", {}).get("parts", given["patch"]["parts"])
     top = {key: value for key, value in sections.items() if not isinstance(value, Mapping)}
     merged = {name: {**section, **dict(sections.get(name, {}))} for name, section in given.items()}
     return parse({"name": "tiny", "seed": 3, **merged, **top})
