@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from fedquilt.errors import ConfigError, DataError, UnknownNameError
+from fedquilt.graphs.assemble import assemble
+from fedquilt.graphs.blocks import build_blocks, table_sampler
+from fedquilt.graphs.coclick import build_coclick
+from fedquilt.graphs.importance import ppr
 from models.convolutions import CONVOLUTIONS
 from models.graph_losses import max_margin
 from models.graph_model import TorchBlock, build_graph_model
@@ -115,6 +119,21 @@ def test_an_item_never_seen_gets_a_vector_like_its_kind():
     scores_of_9 = vectors[:8] @ vectors[9]
     assert scores_of_9[kind_I[:8] == 1].min() > scores_of_9[kind_I[:8] == 0].max() + 0.25
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("convolution", list(CONVOLUTIONS))
+def test_blocks_of_sampled_neighbourhoods_give_the_vectors_of_the_whole_catalogue(convolution):
+    rng = np.random.default_rng(0)
+    log = assemble("walks", np.repeat(np.arange(20), 6), rng.integers(0, 15, 120), item_ids=np.arange(17))
+    table = ppr(build_coclick(log, 2, 5), np.arange(17), alpha=0.3, top=4)  # items 15 and 16 are isolated
+    features_IF = torch.randn(17, FEATURES, generator=torch.Generator().manual_seed(0))
+    model = model_of(convolution=convolution)
+    everyone = TorchBlock(torch.from_numpy(table.items_ST).long().clamp(min=0), torch.from_numpy(table.weights_ST))
+    expected = model(features_IF, [everyone, everyone])
+    targets = np.array([16, 3, 0])
+    blocks = build_blocks(targets, table_sampler(table), 2)
+    found = model(features_IF[blocks[0].sources_N], [TorchBlock.of(block) for block in blocks])
+    torch.testing.assert_close(found, expected[targets])
 
 
 @pytest.mark.parametrize(
