@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedquilt.code import code_hash
 from fedquilt.errors import DataError, RunError
@@ -191,19 +192,29 @@ def _batches(work: Work, step: Step, span: Span) -> Iterator[np.ndarray]:
         before_RF = np.array(work.features_IF[span.first : span.last])
     parts = torch.from_numpy(before_RF).split(work.batch)
     if step.kind == "head":
-        yield from (work.model.finish(part).numpy() for part in parts)
-        return
+        yield from (work.model.finish(h_DF).numpy() for h_DF in parts)
+    elif step.kind == "project":
+        layer = work.model.convolution(step.layer)
+        yield from (layer.project(h_DF).numpy() for h_DF in parts)
+    else:
+        yield from (_reduced(work, step, *batch) for batch in zip(parts, *_tables(work, span), strict=True))
+
+
+def _reduced(work: Work, step: Step, h_DF: Tensor, places_DT: Tensor, weights_DT: Tensor) -> np.ndarray:
     layer = work.model.convolution(step.layer)
-    if step.kind == "project":
-        yield from (layer.project(part).numpy() for part in parts)
-        return
     m_IM = torch.from_numpy(work.scratch("project", step.layer).map())
-    places_RT = np.maximum(work.neighbours.items_ST[span.first : span.last], 0)  # padding has weight 0
-    weights_RT = np.array(work.neighbours.weights_ST[span.first : span.last], np.float32)
-    tables = (torch.from_numpy(array).split(work.batch) for array in (places_RT.astype(np.int64), weights_RT))
-    for h_DF, places_DT, weights_DT in zip(parts, *tables, strict=True):
-        h_DF = layer.update(h_DF, layer.gather_and_pool(m_IM, places_DT, weights_DT), weights_DT)
-        yield (work.model.finish(h_DF) if work.is_last(step) else h_DF).numpy()
+    h_DF = layer.update(h_DF, layer.gather_and_pool(m_IM, places_DT, weights_DT), weights_DT)
+    return (work.model.finish(h_DF) if work.is_last(step) else h_DF).numpy()
+
+
+def _tables(work: Work, span: Span) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Places and weights of the span's neighbours in batches; padding is row 0 with weight 0, as in a block."""
+    items_RT, weights_RT = (
+        table[span.first : span.last] for table in (work.neighbours.items_ST, work.neighbours.weights_ST)
+    )
+    weights_RT = np.where(items_RT >= 0, weights_RT, 0).astype(np.float32)
+    places_RT = np.maximum(items_RT, 0).astype(np.int64)
+    return torch.from_numpy(places_RT).split(work.batch), torch.from_numpy(weights_RT).split(work.batch)
 
 
 def model_hash(model: GraphModel) -> str:

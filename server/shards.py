@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from fedquilt.runs import plain, replace_file
 
 MANIFEST, FORMAT = "manifest.json", "fedquilt-shards-1"
 _NAMED = 16  # digits of the hash in a file's name
+_NAME = rf"[0-9]{{5,}}-[0-9a-f]{{{_NAMED}}}\.npy"
 _HASHED = 1 << 22  # bytes at a time
 
 
@@ -103,6 +105,8 @@ class Shards:
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']!r}, this version reads {FORMAT!r}")
             shards = [Shard(**shard) for shard in manifest["shards"]]
+            if not all(re.fullmatch(_NAME, shard.file) for shard in shards):
+                raise ValueError("it names files that are no shards")
             opened = cls(folder, shards, manifest["columns"], np.dtype(manifest["dtype"]), manifest["facts"])
         except FileNotFoundError:
             raise RunError(f"{folder} holds no complete vectors: no {MANIFEST} (run `fedquilt cloud embed`)") from None
@@ -122,7 +126,11 @@ class Shards:
         if isinstance(rows, int | np.integer):
             return self.take(np.array([rows]))[0]
         rows = np.asarray(rows)
-        return self.take(np.flatnonzero(rows) if rows.dtype == bool else rows)
+        if rows.dtype != bool:
+            return self.take(rows)
+        if rows.shape != (len(self),):
+            raise IndexError(f"a mask of shape {rows.shape} for the {len(self)} rows of {self.folder}")
+        return self.take(np.flatnonzero(rows))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self._between(0, len(self)), dtype)
