@@ -13,10 +13,9 @@ from numba import njit
 
 from fedquilt.errors import ConfigError, DataError
 from fedquilt.graphs.importance import Neighbourhoods
+from fedquilt.graphs.walks import GOLDEN
 
 Sampler = Callable[[np.ndarray], Neighbourhoods]  # item ids [S] -> rows
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ def _renumber(targets_D, items_DT):
             item = targets_D[column] if row < 0 else np.int64(items_DT[row, column])
             if item < 0:
                 continue
-            slot = (np.uint64(item) * _GOLDEN) >> shift
+            slot = (np.uint64(item) * GOLDEN) >> shift
             while places[slot] >= 0 and sources[places[slot]] != item:
                 slot = (slot + np.uint64(1)) & wrap
             if places[slot] < 0:

@@ -57,7 +57,7 @@ def visit_counts(
             f"graph: need num_walks, walk_length, top >= 1 and 0 <= restart < 1; "
             f"got {num_walks}, {walk_length}, {top}, {restart}"
         )
-    seeds_S = _checked(graph, seeds_S)
+    seeds_S = checked_seeds(graph, seeds_S)
     key = int(generator.integers(1 << 64, dtype=np.uint64))
     items_ST, counts_ST = top_visited(graph, seeds_S, num_walks, walk_length, key, top, restart)
     totals_S = np.maximum(counts_ST.sum(axis=1), 1)
@@ -89,7 +89,8 @@ def ppr(graph: CoClickGraph, seeds_S: np.ndarray, alpha: float, top: int, num_ho
     return _top_in_chunks(graph, seeds_S, spread, _PPR_SEEDS, top)
 
 
-def _checked(graph: CoClickGraph, seeds_S: np.ndarray) -> np.ndarray:
+def checked_seeds(graph: CoClickGraph, seeds_S: np.ndarray) -> np.ndarray:
+    """Seeds as int64. Errors: ``DataError`` for an item that the graph does not have."""
     seeds_S = np.asarray(seeds_S, np.int64)
     if seeds_S.size and not 0 <= seeds_S.min() <= seeds_S.max() < graph.num_items:
         raise DataError(f"seeds {seeds_S.min()} .. {seeds_S.max()} in a graph of {graph.num_items} items")
@@ -112,7 +113,7 @@ def _top_in_chunks(
     top: int,
 ) -> Neighbourhoods:
     """``scores`` maps seeds to (row, item, score) sorted by row, then item; the largest are kept and normalised."""
-    seeds_S = _checked(graph, seeds_S)
+    seeds_S = checked_seeds(graph, seeds_S)
     items_ST = np.full((len(seeds_S), top), -1, np.int32)
     weights_ST = np.zeros((len(seeds_S), top), np.float32)
     for start in range(0, len(seeds_S), chunk):

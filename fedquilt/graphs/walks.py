@@ -36,7 +36,7 @@ _0, _1 = np.uint64(0), np.uint64(1)
 _12, _16, _24, _32, _40 = (np.uint64(bits) for bits in (12, 16, 24, 32, 40))
 _LOW_12, _LOW_20, _LOW_24, _LOW_32 = (np.uint64((1 << bits) - 1) for bits in (12, 20, 24, 32))
 _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
-_GOLDEN, _MIX_1, _MIX_2 = (np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+GOLDEN, _MIX_1, _MIX_2 = (np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ def _fill_cells(indptr, indices, weights, places_I, cells_EC, max_degree):
             continue
         _alias_row(weights[edges : edges + degree], scaled, others, queue)
         for e in range(degree):
-            share = np.uint64(min(_SHARE - 1, np.int64(scaled[e] * _SHARE + 0.5)))
+            share = np.uint64(scaled[e] * (_SHARE - 1) + 0.5)
             cells_EC[cells + e, 0] = places_I[indices[edges + e]] | (share >> _12)
             cells_EC[cells + e, 1] = places_I[indices[edges + others[e]]] | (share & _LOW_12)
 
@@ -171,7 +171,7 @@ def _alias_row(weights, scaled, others, queue):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mix(x):
+def mix(x):
     x = (x ^ (x >> _30)) * _MIX_1
     x = (x ^ (x >> _27)) * _MIX_2
     return x ^ (x >> _31)
@@ -194,8 +194,8 @@ def _walk_and_count(
         for i in range(count):
             seed, walk = (first + i) // num_walks, (first + i) % num_walks
             home[i] = places_I[seeds_S[seed]]
-            stream = _mix(key + np.uint64(seeds_S[seed] + 1) * _GOLDEN)
-            draws[i] = stream + ((np.uint64(walk) << _32) + _1) * _GOLDEN
+            stream = mix(key + np.uint64(seeds_S[seed] + 1) * GOLDEN)
+            draws[i] = stream + ((np.uint64(walk) << _32) + _1) * GOLDEN
             at[i] = home[i]
         for step in range(walk_length):
             _choose(home[:count], at, draws, restart, cells, shares)
@@ -217,8 +217,8 @@ def _walk_and_count(
 def _choose(home, at, draws, restart, cells, shares):
     """Which cell every walker reads next, and where in it its draw lies; no memory beyond the first cache."""
     for i in range(len(home)):
-        draw = _mix(draws[i])
-        draws[i] += _GOLDEN
+        draw = mix(draws[i])
+        draws[i] += GOLDEN
         place = at[i]
         if (draw & _LOW_24) < restart or (place >> _12) & _LOW_20 == _0:
             place = home[i]
@@ -250,7 +250,7 @@ def _count(visits, begin, end, table, used, num_used, bits):
     for step in range(len(visits)):
         for i in range(begin, end):
             visited = np.uint64(visits[step, i])
-            slot = (visited * _GOLDEN) >> shift
+            slot = (visited * GOLDEN) >> shift
             entry = table[slot]
             while entry != _0 and entry >> _32 != visited:
                 slot = (slot + _1) & wrap
