@@ -19,6 +19,8 @@ def compare_runs(
 ) -> dict[str, Any]:
     """B minus A over the users that both evaluated: every metric over all users, ``metric`` by group.
 
+    ``p_holm`` of a row is its p corrected for all rows of the comparison, metrics and groups together.
+
     Errors: RunError where the protocols' hashes differ, a variant or metric is unknown, or no user is shared.
     """
     stored_a, stored_b = run_a.read_arrays(EVALUATION), run_b.read_arrays(EVALUATION)
@@ -38,15 +40,21 @@ def compare_runs(
     b_UM = np.stack([values_b[name][in_b] for name in values_a], axis=1)
     one = slice(at := list(values_a).index(metric), at + 1)
     groups = {name: mask[in_a] for name, mask in _user_groups(stored_a).items()}
+    by_metric = dict(zip(values_a, paired(a_UM, b_UM), strict=True))
+    by_group = {name: paired(a_UM[mask, one], b_UM[mask, one])[0] for name, mask in groups.items()}
+    rows = [*by_metric.values(), *by_group.values()]
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
     return {
         "a": {"run": run_a.name, "variant": variants[0]},
         "b": {"run": run_b.name, "variant": variants[1]},
         "protocol": {"name": str(stored_a["protocol"]), "hash": str(stored_a["protocol_hash"])},
         "users": len(users),
         "only_in_one": len(np.setxor1d(stored_a["client_ids"], stored_b["client_ids"])),
-        "metrics": dict(zip(values_a, paired(a_UM, b_UM), strict=True)),
+        "metrics": by_metric,
         "metric": metric,
-        "groups": {name: paired(a_UM[mask, one], b_UM[mask, one])[0] for name, mask in groups.items()},
+        "groups": by_group,
+        "tests": len(rows),
     }
 
 
@@ -74,6 +82,17 @@ def paired(a_UM: np.ndarray, b_UM: np.ndarray, resamples: int = 2000) -> list[di
             }
         )
     return rows
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm-Bonferroni adjusted p-values (Holm 1979): max over j <= i of (m - j + 1) p_(j), at most 1, in given order.
+
+    Rejecting where they are < a keeps the chance of any false rejection among the m tests below a, however the tests
+    depend on each other.
+    """
+    sorted_p = np.sort(p)
+    adjusted = np.minimum(np.maximum.accumulate(sorted_p * np.arange(len(sorted_p), 0, -1)), 1)
+    return [float(adjusted[place]) for place in np.argsort(np.argsort(p, kind="stable"), kind="stable")]
 
 
 def bootstrap_interval(difference_UM: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import pytest
 from fedquilt.config import load
 from fedquilt.errors import RunError
 from fedquilt.runs import RunFolder
-from server.compare import bootstrap_interval, compare_runs, over_seeds, paired
+from server.compare import bootstrap_interval, compare_runs, holm, over_seeds, paired
 
 KS = (10,)
 
@@ -84,6 +84,33 @@ def test_a_shift_of_a_fifth_of_the_noise_is_found_and_no_shift_is_not():
     assert found["low"] > 0
     assert absent["p"] > 1e-3
     assert absent["low"] < 0 < absent["high"]
+
+
+def test_holms_adjusted_p_values_by_hand():
+    # sorted .005 .01 .03 .04, times 4 3 2 1: .02 .03 .06 .04; none below the one before: .02 .03 .06 .06
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([0.02]) == [0.02]
+
+
+def test_among_many_metrics_without_an_effect_few_comparisons_find_one():
+    rng = np.random.default_rng(5)
+    raw, adjusted = [], []
+    for _ in range(200):
+        p = [row["p"] for row in paired(np.zeros((60, 12)), rng.normal(size=(60, 12)), resamples=1)]
+        raw.append(min(p) < 0.05)
+        adjusted.append(min(holm(p)) < 0.05)
+    assert np.mean(raw) > 0.3  # 1 - .95^12 = .46
+    assert np.mean(adjusted) < 0.11  # .05 and four standard errors
+
+
+def test_every_row_of_a_comparison_is_corrected_for_all_of_them(tmp_path):
+    worse, better = stored_run(tmp_path, np.full(40, 20)), stored_run(tmp_path, np.arange(40) % 2 * 20)
+    result = compare_runs(worse, better, ("personal", "personal"), KS)
+    rows = [*result["metrics"].values(), *result["groups"].values()]
+    assert result["tests"] == len(rows)
+    assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
+    assert max(row["p_holm"] / row["p"] for row in rows) > 4
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
