@@ -201,37 +201,6 @@ def _first_relevant(first_U: np.ndarray, mates_U: np.ndarray, size_U: np.ndarray
     return 1 - missed_U, reciprocal_U
 
 
-def topk_metrics(top_UK: Any, relevant: Csr, ks: Sequence[int]) -> dict[str, np.ndarray]:
-    """The same metrics from ranked lists [U, >= max(ks)], as they would be shown; relevant is CSR (offsets, items).
-
-    Ties are as the lists broke them. Users without a relevant item get NaN.
-    """
-    top_UK = as_numpy(top_UK)
-    offsets, items = (as_numpy(part) for part in relevant)
-    if max(ks) > top_UK.shape[1]:
-        raise MetricError(f"metrics at {max(ks)} need lists of that length; got {top_UK.shape[1]}")
-    width = int(max(top_UK.max(initial=0), items.max(initial=0))) + 1
-    users, wanted = ragged(offsets, items, np.arange(len(top_UK)))
-    keys = distinct(users * width + wanted)
-    hit_UK = contains(keys, np.arange(len(top_UK))[:, None] * width + top_UK)
-    relevant_U = np.bincount(keys // width, minlength=len(top_UK)).astype(float)
-    relevant_U[relevant_U == 0] = np.nan
-    return {name: values for k in ks for name, values in _list_metrics(hit_UK[:, :k], relevant_U, k).items()}
-
-
-def _list_metrics(hit_UK: np.ndarray, relevant_U: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    known_U = np.where(np.isnan(relevant_U), np.nan, 1.0)
-    gain_K = 1 / np.log2(np.arange(2, k + 2))
-    ideal_U = np.cumsum(gain_K)[np.minimum(np.nan_to_num(relevant_U, nan=1), k).astype(int) - 1]
-    any_U = hit_UK.any(1)
-    return {
-        f"HR@{k}": any_U * known_U,
-        f"NDCG@{k}": hit_UK @ gain_K / ideal_U * known_U,
-        f"Recall@{k}": hit_UK.sum(1) / relevant_U,
-        f"MRR@{k}": np.where(any_U, 1 / (hit_UK.argmax(1) + 1), 0.0) * known_U,
-    }
-
-
 # --- chance ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedquilt.config import CloudConfig
+from fedquilt.graphs.assemble import standardised
 from models.item_encoder import ItemEncoder
 from models.kernel import KernelWeights, initial_kernel
 
@@ -48,13 +49,6 @@ def importance_matrix(neighbour_items_IT: np.ndarray, neighbour_weights_IT: np.n
     values = torch.from_numpy(neighbour_weights_IT[rows, columns].astype(np.float32))
     size = len(neighbour_items_IT)
     return torch.sparse_coo_tensor(index, values, (size, size), check_invariants=True).coalesce()
-
-
-def standardised(features_IF: np.ndarray) -> np.ndarray:
-    """float32, each column with mean 0 and standard deviation 1; a constant column becomes 0."""
-    deviation_F = features_IF.std(0)
-    scaled = (features_IF - features_IF.mean(0)) / np.where(deviation_F > 0, deviation_F, 1)
-    return np.where(deviation_F > 0, scaled, 0).astype(np.float32)
 
 
 def feature_vectors(features_IF: np.ndarray | None, num_items: int, dim: int, rng: np.random.Generator) -> np.ndarray:

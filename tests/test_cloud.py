@@ -13,10 +13,11 @@ from hypothesis.extra import numpy as arrays
 from tiny_recommender import random_table, tiny_run
 
 from fedquilt.config import CloudConfig, Config
+from fedquilt.graphs.assemble import standardised
 from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import Split, split_log
-from models.cloud_model import build_cloud_model, feature_vectors, importance_matrix, standardised
+from models.cloud_model import build_cloud_model, feature_vectors, importance_matrix
 from models.item_encoder import ImportanceConv, ItemEncoder
 from models.kernel import KernelWeights
 from server.cloud import train_cloud
@@ -240,6 +241,11 @@ def test_standardised_columns_have_mean_0_and_deviation_1_or_are_0(features_IF):
         elif np.ptp(given_) > 1e-3 * np.abs(given_).max():
             assert column.mean() == pytest.approx(0, abs=1e-3)
             assert column.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_an_unknown_value_is_the_mean_and_an_unknown_column_is_0():
+    found = standardised(np.array([[1.0, np.nan], [np.nan, np.nan], [3.0, np.nan]]))
+    assert found.tolist() == [[-1, 0], [0, 0], [1, 0]]
 
 
 def test_feature_vectors_keep_the_angles_between_centred_features():

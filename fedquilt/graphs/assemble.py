@@ -84,9 +84,13 @@ def multi_hot(labels: list[list[str]]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
-    """Mean 0 and standard deviation 1, float32 [I, 1]; an unknown value (nan) becomes the mean."""
-    known = np.isfinite(values)
-    if not known.any():
-        return np.zeros((len(values), 1), np.float32)
-    centred = np.where(known, values - values[known].mean(), 0.0)
-    return (centred / max(values[known].std(), 1e-6)).astype(np.float32)[:, None]
+    """[I] or [I, F] -> float32 [I, F]: each column with mean 0 and standard deviation 1.
+
+    An unknown value (nan) becomes the mean; a constant column becomes 0.
+    """
+    table_IF = values.reshape(len(values), -1)
+    known_IF = np.isfinite(table_IF)
+    counted_IF = known_IF | ~known_IF.any(0)  # of a column without any value: all of it, which gives nan
+    mean_F, deviation_F = table_IF.mean(0, where=counted_IF), table_IF.std(0, where=counted_IF)
+    scaled_IF = (table_IF - mean_F) / np.where(deviation_F > 0, deviation_F, 1)
+    return np.where(known_IF & (deviation_F > 0), scaled_IF, 0).astype(np.float32)
