@@ -32,7 +32,7 @@ _MAX_DEGREE = (1 << 20) - 1
 _MAX_CELLS = (1 << 32) - 1
 _SHARE = 1 << 24
 
-_0, _1 = np.uint64(0), np.uint64(1)
+_0, _1, _6, _8 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(8)
 _12, _16, _24, _32, _40 = (np.uint64(bits) for bits in (12, 16, 24, 32, 40))
 _LOW_12, _LOW_20, _LOW_24, _LOW_32 = (np.uint64((1 << bits) - 1) for bits in (12, 20, 24, 32))
 _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
@@ -187,7 +187,11 @@ def _walk_and_count(
     visits = np.empty((walk_length, walkers), np.uint32)
     table = np.zeros(1 << bits, np.uint64)
     used = np.empty((1 << bits) + 1, np.uint64)
-    num_used, heap = 0, np.empty(items_ST.shape[1], np.uint64)
+    ranks, buckets = np.empty((1 << bits) + 1, np.uint64), np.zeros(9 << 6, np.int64)
+    cell_shift = _0
+    while np.uint64(len(cells_EC)) >> cell_shift >= np.uint64(64):
+        cell_shift += _1
+    num_used, top = np.int64(0), items_ST.shape[1]
     total = len(seeds_S) * num_walks
     for first in range(0, total, walkers):
         count = min(walkers, total - first)
@@ -207,9 +211,9 @@ def _walk_and_count(
             if (home[begin] >> _12) & _LOW_20 > _0:
                 num_used = _count(visits, begin, end, table, used, num_used, bits)
             if first + end == (seed + 1) * num_walks:
-                kept = _most_visited(table, used, num_used, home[begin] >> _32, heap)
-                _write(heap[:kept], places_I, first_item_B, items_ST[seed], counts_ST[seed])
-                num_used = 0
+                kept = _most_visited(table, used, num_used, home[begin] >> _32, cell_shift, ranks, buckets, top)
+                _write(ranks, kept, places_I, first_item_B, items_ST[seed], counts_ST[seed])
+                num_used = np.int64(0)
             begin = end
 
 
@@ -262,33 +266,68 @@ def _count(visits, begin, end, table, used, num_used, bits):
 
 
 @njit(cache=True, nogil=True)
-def _most_visited(table, used, num_used, seed_cell, heap):
-    """Empties the table; the largest counts (equal: the smaller cell) but the seed's go to ``heap``, and their number.
+def _most_visited(table, used, num_used, seed_cell, cell_shift, ranks, buckets, top):
+    """Empties the table; the first of ``ranks`` become ~count << 32 | cell of the most visited, best first.
 
-    The heap holds ~count << 32 | cell, worst first, so that the smallest of these keys are kept.
+    Returns how many these are: the ``top`` of them, the seed left out. Equal counts: the smaller cell.
     """
-    kept = 0
-    for number in range(num_used):
-        entry = table[used[number]]
-        table[used[number]] = _0
-        if entry >> _32 == seed_cell:
-            continue
-        rank = ((_LOW_32 - (entry & _LOW_32)) << _32) | (entry >> _32)
-        if kept < len(heap):
-            heap[kept] = rank
-            kept += 1
-            if kept == len(heap):
-                heap[:] = np.sort(heap)[::-1]
-        elif rank < heap[0]:
-            _replace_first(heap, rank)
+    number = _0
+    for place in range(num_used):
+        entry = table[used[place]]
+        table[used[place]] = _0
+        ranks[number] = ((_LOW_32 - (entry & _LOW_32)) << _32) | (entry >> _32)
+        number += np.uint64(entry >> _32 != seed_cell)
+    if number > np.uint64(top):
+        number = _keep_best_buckets(ranks, number, cell_shift, buckets, top)
+    return _sort_smallest(ranks, np.int64(number), min(top, np.int64(number)))
+
+
+@njit(cache=True, nogil=True)
+def _keep_best_buckets(ranks, number, cell_shift, buckets, top):
+    """Moves to the front a few more than the ``top`` smallest ranks: whole buckets of like count and near cells."""
+    buckets[:] = 0
+    for place in range(number):
+        buckets[_bucket(ranks[place], cell_shift)] += 1
+    last, within = _0, buckets[0]
+    while within < top:
+        last += _1
+        within += buckets[last]
+    kept = _0
+    for place in range(number):
+        rank = ranks[place]
+        ranks[kept] = rank
+        kept += np.uint64(_bucket(rank, cell_shift) <= last)
     return kept
 
 
 @njit(cache=True, nogil=True)
-def _replace_first(heap, rank):
-    hole, child = 0, 1
-    while child < len(heap):
-        if child + 1 < len(heap) and heap[child + 1] > heap[child]:
+def _bucket(rank, cell_shift):
+    """Ordered as ranks are; counts from 8 upwards share the first 64 buckets."""
+    group = _8 - min(_8, _LOW_32 - (rank >> _32))
+    return np.uint64(_0 if group == _0 else (group << _6) | ((rank & _LOW_32) >> cell_shift))
+
+
+@njit(cache=True, nogil=True)
+def _sort_smallest(ranks, number, top):
+    """The ``top`` smallest of the first ``number`` ranks come first, in order: a heap of the best so far."""
+    for place in range(top // 2 - 1, -1, -1):
+        _sift(ranks, top, place, ranks[place])
+    for place in range(top, number):
+        if ranks[place] < ranks[0]:
+            _sift(ranks, top, 0, ranks[place])
+    for last in range(top - 1, 0, -1):
+        rank = ranks[last]
+        ranks[last] = ranks[0]
+        _sift(ranks, last, 0, rank)
+    return top
+
+
+@njit(cache=True, nogil=True)
+def _sift(heap, size, hole, rank):
+    """Puts ``rank`` into the heap (largest first) of which ``hole`` is the place to fill."""
+    child = 2 * hole + 1
+    while child < size:
+        if child + 1 < size and heap[child + 1] > heap[child]:
             child += 1
         if heap[child] <= rank:
             break
@@ -298,9 +337,8 @@ def _replace_first(heap, rank):
 
 
 @njit(cache=True, nogil=True)
-def _write(ranks, places_I, first_item_B, items_T, counts_T):
-    ranks = np.sort(ranks)
-    for place in range(len(ranks)):
+def _write(ranks, kept, places_I, first_item_B, items_T, counts_T):
+    for place in range(kept):
         cell = ranks[place] & _LOW_32
         item = np.int64(first_item_B[cell >> np.uint64(_BUCKET_BITS)])
         while places_I[item] >> _32 != cell:
