@@ -80,16 +80,20 @@ def load_progress(folder: Path) -> tuple[Progress | None, list[str]]:
 
 
 def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's state, flat: ``<parameter number>/<name>``."""
+    """A copy of Adam's state, flat: ``<parameter number>/<name>``."""
     state = optimizer.state_dict()["state"]
-    return {f"{number}/{name}": value for number, entry in state.items() for name, value in entry.items()}
+    return {
+        f"{number}/{name}": value.detach().cpu().clone()
+        for number, entry in state.items()
+        for name, value in entry.items()
+    }
 
 
 def restore_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         number, _, name = key.partition("/")
-        state.setdefault(int(number), {})[name] = value
+        state.setdefault(int(number), {})[name] = value.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
@@ -113,7 +117,7 @@ def _read(path: Path) -> Progress:
     if checksum != _checksum(tensors, text):
         raise RunError(f"checkpoint {path} is damaged: its checksum does not fit its content")
     facts = json.loads(text)
-    tables = {table: _under(f"{table}/", tensors) for table in _TABLES}
+    tables: dict[str, Any] = {table: _under(f"{table}/", tensors) for table in _TABLES}
     return Progress(**{**facts, "history": tuple(facts["history"])}, **tables)
 
 

@@ -1,0 +1,113 @@
+"""From a log to what training needs: graph, features, pairs, negatives, and the clicks that an epoch is judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedquilt.config import Config, GraphModelConfig
+from fedquilt.errors import DataError
+from fedquilt.graphs.coclick import CoClickGraph, build_coclick
+from fedquilt.graphs.features import Features, GivenVectors, item_features, vectors_by_id
+from fedquilt.graphs.importance import Neighbourhoods
+from fedquilt.graphs.log import InteractionLog
+from fedquilt.graphs.splits import Split
+from fedquilt.seeds import generator_for
+from server.cloud import validation_of
+from server.graph_training.batches import Material, sampler
+from server.graph_training.negatives import hard_pool, shared_distribution
+from server.graph_training.pairs import click_pairs, walk_pairs
+from server.graph_training.schedule import hard_negatives_at
+from server.graph_training.trainer import Task
+
+_WALK_PAIRS_PER_ITEM = 50  # GraphSAGE's 50 walks a node
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """``task`` for the trainer; ``features`` with the columns' names; ``final`` the table that the finished model pools
+    by, of all clicks that the cloud may see."""
+
+    task: Task
+    features: Features
+    final: Neighbourhoods
+    facts: dict[str, Any]
+
+
+def prepare(
+    config: Config,
+    split: Split,
+    given: Sequence[GivenVectors] = (),
+    on_stage: Callable[[str], None] = lambda name: None,
+) -> Prepared:
+    """Deterministic in (config, split, given). Errors: DataError for a cloud that sees too little, or bad features."""
+    settings, log = config.graph_model, split.cloud
+    if not len(log):
+        raise DataError("the cloud sees no click (split.cloud_share); a graph model needs co-clicks: raise the share")
+    train, valid = validation_of(split)
+    on_stage("co-click graph")
+    graph = build_coclick(train, settings.window, settings.top_edges)
+    features = item_features(train, graph, given, missing=settings.missing_features)
+    on_stage("neighbourhoods")
+    neighbours = neighbour_table(settings, graph, config.seed)
+    final = neighbours
+    if train is not log:
+        final = neighbour_table(settings, build_coclick(log, settings.window, settings.top_edges), config.seed)
+    on_stage("pairs and negatives")
+    material = _material(settings, config.seed, train, graph, features, neighbours)
+    task = Task(material, train, valid, neighbours, config.seed, _hash(config, split, features))
+    facts = {"items": log.num_items, "edges": graph.num_edges, "pairs": len(material.pairs_P2)}
+    return Prepared(task, features, final, facts | {"features": len(features.names)})
+
+
+def neighbour_table(config: GraphModelConfig, graph: CoClickGraph, seed: int) -> Neighbourhoods:
+    """One fixed draw of every item's neighbourhood: what vectors are pooled by outside training."""
+    return sampler(config, graph, generator_for(seed, use="graph-neighbours"))(np.arange(graph.num_items))
+
+
+def given_vectors(config: GraphModelConfig, log: InteractionLog) -> list[GivenVectors]:
+    """The files of ``graph_model.vectors``: .npy, one row an item of the log; .npz with ``ids`` and ``values``."""
+    return [_given(name, Path(path), log) for name, path in config.vectors.items()]
+
+
+def _given(name: str, path: Path, log: InteractionLog) -> GivenVectors:
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return GivenVectors(name, content)
+        with content as file:
+            return vectors_by_id(log, name, file["ids"], file["values"])
+    except OSError as error:
+        raise DataError(f"vectors {name!r}, {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, EOFError) as error:
+        raise DataError(f"vectors {name!r}, {path}: expected .npy, or .npz with ids and values; {error}") from None
+
+
+def _material(
+    config: GraphModelConfig,
+    seed: int,
+    log: InteractionLog,
+    graph: CoClickGraph,
+    features: Features,
+    neighbours: Neighbourhoods,
+) -> Material:
+    if config.pairs == "walks":
+        pairs_P2 = walk_pairs(neighbours, _WALK_PAIRS_PER_ITEM, generator_for(seed, use="graph-walk-pairs"))
+    else:
+        pairs_P2 = click_pairs(log, config.pair_window)
+    uses_hard = hard_negatives_at(config, config.epochs) > 0
+    pool_IR = hard_pool(graph, config, seed) if uses_hard else np.full((log.num_items, 1), -1, np.int32)
+    cumulative_I = shared_distribution(log.popularity_I, config.negative_power)
+    return Material(graph, features.values_IF, pairs_P2, cumulative_I, pool_IR)
+
+
+def _hash(config: Config, split: Split, features: Features) -> str:
+    parts = (config.graph_model.model_dump_json(), str(config.seed), split.hash, split.cloud.hash)
+    digest = hashlib.sha256("/".join(parts).encode())
+    digest.update(features.values_IF.tobytes())
+    return digest.hexdigest()[:16]
