@@ -9,7 +9,6 @@ from client.parallel import chunks_of, map_chunks
 from client.task import LocalUpdates
 from fedquilt.errors import FederationError
 from fedquilt.privacy.clipping import clip_rows
-from fedquilt.sparse import place_dtype
 from fedquilt.wire import TrainReply
 
 NOT_FINITE, NO_EXAMPLES = 1, 2  # keys of fedquilt.wire.DECLINED
@@ -40,7 +39,7 @@ def privatise(
         round_=round_,
         spec_hash=spec_hash,
         client_ids_K=client_ids_K[taking_part_K],
-        updates_KP=rows_KP if places_KS is None else np.take_along_axis(rows_KP, places_KS.astype(np.int64), 1),
+        updates_KP=rows_KP,
         num_examples_K=num_examples_K[taking_part_K],
         declined_D=client_ids_K[~taking_part_K],
         declined_why_D=why_K[~taking_part_K],
@@ -52,7 +51,7 @@ def privatise(
 
 def largest(rows_KP: np.ndarray, count: int) -> np.ndarray:
     """Increasing places of each row's ``count`` entries of largest magnitude, [K, count]."""
-    places_KS = np.empty((len(rows_KP), count), place_dtype(rows_KP.shape[1]))
+    places_KS = np.empty((len(rows_KP), count), np.int64)
 
     def work(rows: slice) -> None:
         magnitudes = torch.from_numpy(rows_KP[rows]).abs()

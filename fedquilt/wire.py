@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedquilt import npy
 from fedquilt.errors import FedquiltError
-from fedquilt.sparse import dense_rows, halved, place_dtype
+from fedquilt.sparse import GAPS, LEVELS, SCALES, decode, encode
 from fedquilt.types import PatchSpec
 
 DEPLOY, TRAIN, EVALUATE = "query.deploy", "train", "evaluate"  # Flower message types
@@ -78,8 +78,8 @@ class TrainOrder:
 class TrainReply:
     """One row per participating user; ``declined_D`` are users without one, ``declined_why_D`` keys of ``DECLINED``.
 
-    ``updates_KP`` is float32 [K, P]. A sender may give ``places_KS`` instead, with the values there as ``updates_KP``
-    [K, S]; a reader always gets [K, P].
+    ``updates_KP`` is float32 [K, P]. A sender may give ``places_KS`` as well: only the entries there are sent, in the
+    form of ``fedquilt.sparse``; a reader always gets [K, P].
     """
 
     round_: int
@@ -183,7 +183,8 @@ def write_train_reply(reply: TrainReply) -> RecordDict:
     if reply.places_KS is None:
         arrays["updates"] = reply.updates_KP.astype(np.float32, copy=False)
     else:
-        arrays |= {"values": halved(reply.updates_KP), "places": reply.places_KS}
+        values_KS = np.take_along_axis(reply.updates_KP, reply.places_KS.astype(np.int64), 1)
+        arrays |= encode(reply.places_KS, values_KS, reply.updates_KP.shape[1])
     facts = ConfigRecord({"round": reply.round_, "spec-hash": reply.spec_hash})
     return RecordDict({"facts": facts, "arrays": _arrays(arrays), "metrics": _arrays(reply.metrics)})
 
@@ -209,12 +210,12 @@ def read_train_reply(content: RecordDict, num_parameters: int, max_rows: int | N
 
 
 def _read_updates(content: RecordDict, k: int, num_parameters: int) -> np.ndarray:
-    if "places" not in _record(content, "arrays", ArrayRecord):
+    if GAPS not in _record(content, "arrays", ArrayRecord):
         return read_array(content, "arrays", "updates", np.float32, (k, num_parameters))
-    places_KS = read_array(content, "arrays", "places", place_dtype(num_parameters), (k, None))
-    values_KS = read_array(content, "arrays", "values", np.float16, places_KS.shape)
+    sparse = {name: read_array(content, "arrays", name, np.uint8, (None,)) for name in (GAPS, LEVELS)}
+    sparse[SCALES] = read_array(content, "arrays", SCALES, np.float32, (k,))
     try:
-        return dense_rows(places_KS, values_KS, num_parameters)
+        return decode(sparse, k, num_parameters)
     except ValueError as error:
         raise WireError(f"arrays: {error}") from None
 
