@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from server.embed_naive import Projections
 
 Model = Annotated[Path, typer.Argument(help="Folder of a trained graph model (`fedquilt cloud train --out`).")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for the vectors.  [default: MODEL/vectors]")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for the vectors (default: MODEL/vectors).")]
 Engine = Annotated[
     Literal["in-process", "ray"],
     typer.Option("--engine", help="ray: all cores of this machine, or the cluster at RAY_ADDRESS (shared disk)."),
