@@ -70,7 +70,7 @@ def _told(embedded: Embedded, projections: Projections, engine: str) -> dict[str
 def _print(told: dict[str, Any]) -> None:
     typer.echo(
         f"{told['items']:,} vectors of {told['dim']} in {told['seconds']:.1f} s ({told['items_per_s']:,.0f} items/s),"
-        f" {told['shards']} shards in {told['folder']}"
+        f" {told['shards']} {'shard' if told['shards'] == 1 else 'shards'} in {told['folder']}"
     )
     if told["rows_continued"]:
         typer.echo(f"{told['rows_continued']:,} rows of an interrupted call were used again")
