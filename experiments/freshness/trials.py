@@ -1,0 +1,51 @@
+"""Settings that a column may try, and the choice by validation clicks of seed 0. All trials are in ``tuning.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.results import Row, read_results, write_results
+
+Overrides = tuple[str, ...]
+KERNEL = 'patch.parts=["convolution","readout"]'
+OURS, LOCAL, FEDAVG, ORACLE = "fedquilt", "local fine-tuning only", "FedAvg of the whole kernel", "oracle"
+
+
+def _local(steps: int, rate: float) -> Overrides:
+    return f"evaluation.personal_steps={steps}", f"evaluation.personal_learning_rate={rate}"
+
+
+# A column's own settings, then what it may vary. Ours, FedAvg and the oracle have as many trials.
+FIXED: dict[str, Overrides] = {
+    OURS: (),
+    LOCAL: (KERNEL, 'meta.inner_parts=["convolution","readout"]', "federation.rounds=0"),
+    FEDAVG: (KERNEL, 'meta.inner_parts=["readout"]', "meta.inner_steps=0", "federation.upload_entries=0"),
+    ORACLE: ("split.cloud_share=1.0", "federation.rounds=0"),
+}
+TRIALS: dict[str, tuple[Overrides, ...]] = {
+    OURS: ((), ("server_optimizer.learning_rate=0.03",)),
+    LOCAL: tuple(_local(steps, rate) for steps in (1, 5) for rate in (0.03, 0.1)),
+    FEDAVG: ((), ("server_optimizer.learning_rate=0.005",)),
+    ORACLE: ((), ("cloud.learning_rate=0.002",)),
+}
+JUDGED_BY = {OURS: "personal", LOCAL: "personal", FEDAVG: "global", ORACLE: "base"}  # the variant of a run
+
+
+def chosen(dataset: str, column: str, path: Path, validate: Callable[[Overrides], float]) -> Overrides:
+    """The trial with the best validation NDCG@10 over all users, the first among equals. None is made twice."""
+    known: list[Row] = read_results(path)["rows"] if path.exists() else []
+    scores = {
+        tuple(row["tried"]): row["valid_ndcg"] for row in known if (row["dataset"], row["column"]) == (dataset, column)
+    }
+    for tried in TRIALS[column]:
+        if tried not in scores:
+            scores[tried] = validate(tried)
+            row = {"dataset": dataset, "column": column, "tried": list(tried), "valid_ndcg": round(scores[tried], 5)}
+            write_results(path, [row], lambda rows: {}, key=("dataset", "column", "tried"))
+            print(dataset, column, *tried, f"validation NDCG@10 {scores[tried]:.4f}", flush=True)
+    return max(TRIALS[column], key=lambda tried: scores[tried])
+
+
+def overrides(column: str, tried: Sequence[str], seed: int) -> list[str]:
+    return [f"seed={seed}", *FIXED[column], *tried]
