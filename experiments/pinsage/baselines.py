@@ -15,7 +15,7 @@ from experiments.peers.interface import Factored
 from experiments.pinsage.data import Task
 from experiments.pinsage.judge import Answers, judged, selection
 
-JUDGED_USERS = 1000  # of the validation users, while epochs and hyper-parameters are chosen
+JUDGED_USERS, JUDGED_SCORES = 1000, 1 << 23  # bounds on a look at validation clicks: users, and users times items
 Fit = Callable[..., tuple[Answers, int]]  # (task, seed, **hyper) -> answers of the best epoch, and which that was
 
 
@@ -46,7 +46,8 @@ def _best(fit: Callable[..., Factored], task: Task, seed: int, hyper: dict) -> t
 
 
 def on_validation(answers: Answers, task: Task) -> dict[str, float]:
-    return judged(answers, task, "valid", JUDGED_USERS, (10,))
+    """What epochs and hyper-parameters are chosen by: a sample of users that never changes."""
+    return judged(answers, task, "valid", min(JUDGED_USERS, JUDGED_SCORES // task.train.num_items), (10,))
 
 
 def both(factored: Factored) -> list[Answers]:

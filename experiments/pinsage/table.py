@@ -35,19 +35,16 @@ BPR = {
         {"learning_rate": 5e-3},
         {"regularisation": 1e-2},
         {"regularisation": 3e-2},
-        {"regularisation": 5e-2},
     ),
     "citeulike-t": trials(
-        {"batch_size": 4096, "judge_every": 5, "patience": 4, "epochs": 150},
+        {"batch_size": 4096, "judge_every": 10, "patience": 2, "epochs": 100},
         {"learning_rate": 2e-3, "regularisation": 1e-2},
-        {"learning_rate": 2e-3, "regularisation": 5e-2},
-        {"learning_rate": 5e-3, "regularisation": 2e-2},
+        {"learning_rate": 5e-3, "regularisation": 3e-2},
     ),
     "ml-1m": trials(
-        {"batch_size": 16384, "judge_every": 4, "patience": 3, "epochs": 80},
+        {"batch_size": 16384, "judge_every": 5, "patience": 2, "epochs": 50},
         {"learning_rate": 5e-3, "regularisation": 1e-2},
-        {"learning_rate": 5e-3, "regularisation": 3e-2},
-        {"learning_rate": 1e-2, "regularisation": 2e-2},
+        {"learning_rate": 1e-2, "regularisation": 3e-2},
     ),
 }
 
@@ -56,20 +53,17 @@ LIGHT = {
         {},
         {"regularisation": 1e-4},
         {"regularisation": 1e-3},
-        {"regularisation": 1e-4, "num_layers": 2},
     ),
     "citeulike-t": trials(
-        {"judge_every": 5, "patience": 4, "epochs": 200},
-        {"learning_rate": 5e-3, "regularisation": 1e-4},
-        {"learning_rate": 5e-3, "regularisation": 1e-3},
-        {"learning_rate": 2e-3, "regularisation": 1e-4},
+        {"judge_every": 10, "patience": 2, "epochs": 150, "regularisation": 1e-4},
+        {"learning_rate": 5e-3},
+        {"learning_rate": 2e-3},
     ),
     # every step propagates over 1.4 M edges, so steps are few and large
     "ml-1m": trials(
-        {"batch_size": 32768, "judge_every": 4, "patience": 3, "epochs": 80},
-        {"learning_rate": 1e-2, "regularisation": 1e-4},
-        {"learning_rate": 5e-3, "regularisation": 1e-4},
-        {"learning_rate": 1e-2, "regularisation": 1e-3},
+        {"batch_size": 32768, "judge_every": 5, "patience": 2, "epochs": 50, "regularisation": 1e-4},
+        {"learning_rate": 5e-3},
+        {"learning_rate": 1e-2},
     ),
 }
 
