@@ -29,6 +29,7 @@ from models.retrieval_faiss import FaissIndex
 from models.retrieval_wand import WeakAndIndex
 
 FORMAT = "fedquilt-index-1"
+_KEY = "fedquilt"  # one key: safetensors writes several in any order
 FAISS_KINDS = tuple(retrieval_faiss.OPTIONS)
 KINDS = ("exact", *FAISS_KINDS, "weak-and")
 
@@ -78,13 +79,8 @@ def _check(kind: str, options: Mapping[str, Any]) -> None:
 def save_index(index: Index, path: str | Path, facts: Mapping[str, str] | None = None) -> None:
     """One safetensors file, replaced in one step. ``facts``: texts beside the settings, for ``read_facts``."""
     settings, arrays = index.state()
-    about = {
-        "format": FORMAT,
-        "kind": index.kind,
-        "settings": json.dumps(settings),
-        "facts": json.dumps(dict(facts or {})),
-    }
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, about)
+    about = {"format": FORMAT, "kind": index.kind, "settings": settings, "facts": dict(facts or {})}
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: json.dumps(about)})
     replace_file(Path(path), content)
 
 
@@ -94,7 +90,7 @@ def load_index(path: str | Path) -> Index:
     Nothing in the file is executed. Shapes and numbers of our own kinds are checked; faiss checks its own.
     """
     about, arrays = _read(Path(path), with_arrays=True)
-    kind, settings = about["kind"], json.loads(about["settings"])
+    kind, settings = about["kind"], about["settings"]
     classes: Mapping[str, Any] = {"exact": ExactIndex, "weak-and": WeakAndIndex}
     try:
         return classes.get(kind, FaissIndex).from_state(settings, arrays)
@@ -104,18 +100,18 @@ def load_index(path: str | Path) -> Index:
 
 def read_facts(path: str | Path) -> dict[str, str]:
     """What was said of the index when it was saved, without reading it."""
-    return json.loads(_read(Path(path), with_arrays=False)[0]["facts"])
+    return _read(Path(path), with_arrays=False)[0]["facts"]
 
 
-def _read(path: Path, with_arrays: bool) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def _read(path: Path, with_arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             names = file.keys() if with_arrays else ()
             arrays = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise RunError(f"no index at {path}") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"index {path} is damaged: {error}; build it again") from None
     if about.get("format") != FORMAT or about.get("kind") not in KINDS:
         raise RunError(f"{path} is no index of this version ({FORMAT}); build it again")

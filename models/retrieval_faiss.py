@@ -21,7 +21,7 @@ from models.retrieval_base import Arrays, Found, checked_queries, checked_vector
 
 OPTIONS: Mapping[str, Mapping[str, int]] = {
     "lsh": {"bits": 256, "candidates": 20},
-    "hnsw": {"links": 24, "ef_build": 80, "ef_search": 256},
+    "hnsw": {"links": 16, "ef_build": 64, "ef_search": 256},
     "ivf-sq": {"cells": 0, "probes": 0, "per_cell": 48},  # 0: by the number of items, see ``_cells``
 }
 
@@ -114,9 +114,9 @@ def _ivf_sq(vectors_IF: np.ndarray, options: Mapping[str, int], seed: int) -> An
 
 
 def _cells(num_items: int) -> tuple[int, int]:
-    """Cells, 4 √I up to 4,096, and how many of them a search looks into: one in 32, at least 8."""
+    """Cells, 4 √I up to 4,096, and how many of them a search looks into: one in 32, at least 32."""
     cells = max(1, min(4 * math.isqrt(num_items), 4096))
-    return cells, min(cells, max(8, cells // 32))
+    return cells, min(cells, max(32, cells // 32))
 
 
 _BUILDERS: Mapping[str, Callable[[np.ndarray, Mapping[str, int], int], Any]] = {

@@ -1,7 +1,7 @@
 """Two-level retrieval by Weak AND: the best items by token score (``models/wand.py``), re-ranked by inner product.
 
-Items are numbered inside by their nearest centroids, so that neighbours in space are neighbours in every list: blocks
-of a list then hold alike weights, and their bounds are tight.
+Items are numbered inside by their nearest centroid and how near it is, so that neighbours in space are neighbours in
+every list: blocks of a list then hold alike weights, and their bounds are tight.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from models.wand_tokens import nearest, train_codebooks, whole_weights
 
 OPTIONS: Mapping[str, int | float] = {
     "codebooks": 4,
-    "centroids": 0,  # of every codebook; 0: 4 √I, up to 4,096
-    "near": 2,  # tokens that an item has of a codebook
+    "centroids": 0,  # of every codebook; 0: I / 128, up to 4,096, so that a query's lists hold 4,096 postings or more
+    "near": 1,  # tokens that an item has of a codebook
     "query_near": 8,  # tokens that a query has of a codebook
     "sharpness": 2.0,
     "candidates": 1000,  # items that reach the second level, or 2 k where that is more
@@ -60,12 +60,11 @@ class WeakAndIndex:
         chosen = {**OPTIONS, **options}
         if tags is not None and len(tags) != len(vectors_IF):
             raise DataError(f"tags: {len(tags)} rows for {len(vectors_IF)} items; give one collection of words an item")
-        size = int(chosen["centroids"]) or min(4 * int(len(vectors_IF) ** 0.5), 4096)
+        size = int(chosen["centroids"]) or min(max(len(vectors_IF) // 128, 1), 4096)
         rng = generator_for(seed, use="weak-and")
         codebooks = train_codebooks(vectors_IF, [size] * int(chosen["codebooks"]), rng)
         tokens_IS, weights_IS = _item_tokens(vectors_IF, codebooks, chosen)
-        near = tokens_IS.shape[1] // len(codebooks)
-        order_I = np.lexsort(tokens_IS[:, ::near].T[::-1]).astype(np.int32)
+        order_I = np.lexsort((-weights_IS[:, 0].astype(np.int16), tokens_IS[:, 0])).astype(np.int32)
         inside_I = np.argsort(order_I)
         items_P = np.repeat(inside_I, tokens_IS.shape[1])
         first_tag = sum(map(len, codebooks))

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedquilt.errors import DataError
 
-BLOCK = 64  # postings that share one upper bound
+BLOCK = 16  # postings that share one upper bound
 MAX_WEIGHT = 255
 _END = np.int64(1) << 40  # beyond every item
 
