@@ -25,7 +25,8 @@ class CoClickGraph:
 
     Symmetric to the bit, no self-loops. A row is sorted by weight, largest first, equal weights by item id. An edge is
     kept when either end has it among its ``top_neighbours``; so the first ``top_neighbours`` entries of a row are that
-    item's own choice, the others are items that chose it, and E <= 2 · I · top_neighbours.
+    item's own choice, the others are items that chose it, and E <= 2 · I · top_neighbours. (A graph made by
+    ``graph_from_edges`` is unpruned, and symmetric only if asked for.)
     """
 
     indptr: np.ndarray
@@ -71,6 +72,59 @@ def build_coclick(log: InteractionLog, window: int, top_neighbours: int, max_pai
     ]
     rows, columns, weights = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
     return _union_of_directions(rows, columns, weights, log.num_items)
+
+
+@dataclass(frozen=True)
+class EdgeReport:
+    """What ``graph_from_edges`` did with the edges it was given."""
+
+    given: int
+    self_loops: int  # dropped
+    zero_weights: int  # dropped
+    duplicates: int  # summed into another edge between the same items
+
+
+def graph_from_edges(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    weights: np.ndarray | None,
+    num_items: int,
+    symmetric: bool = False,
+) -> tuple[CoClickGraph, EdgeReport]:
+    """A graph from a list of edges rows[e] -> columns[e] (weights None: 1 each), unpruned, and what was dropped.
+
+    Self-loops and edges of weight 0 are dropped, edges between the same items become one with the sum of their weights.
+    ``symmetric`` adds every edge's reverse first; without it the graph is as directed as what was given.
+    Errors: ``DataError`` for lengths that differ, items out of range, or a weight that is negative, NaN or infinite.
+    """
+    rows, columns = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
+    values = np.ones(len(rows)) if weights is None else np.asarray(weights, np.float32).astype(np.float64)
+    _require_edges(rows, columns, values, num_items)
+    loops, zeros = rows == columns, values == 0
+    kept = ~(loops | zeros)
+    keys, values = rows[kept] * num_items + columns[kept], values[kept]
+    if symmetric:
+        keys = np.concatenate([keys, columns[kept] * num_items + rows[kept]])
+        values = np.concatenate([values, values])
+    unique, places = np.unique(keys, return_inverse=True)
+    summed = np.bincount(places, values, minlength=len(unique)).astype(np.float32)
+    report = EdgeReport(len(rows), int(loops.sum()), int((zeros & ~loops).sum()), len(keys) - len(unique))
+    return _csr(unique, summed, num_items), report
+
+
+def _require_edges(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, num_items: int) -> None:
+    if not len(rows) == len(columns) == len(weights):
+        raise DataError(f"edges: {len(rows)} rows, {len(columns)} columns and {len(weights)} weights; need one of each")
+    if not 1 <= num_items < 2**31:
+        raise DataError(f"edges: num_items {num_items}; need 1 .. 2^31 - 1")
+    for name, ends in (("row", rows), ("column", columns)):
+        bad = (ends < 0) | (ends >= num_items)
+        if bad.any():
+            raise DataError(f"edges: {name} {ends[bad.argmax()]} at place {bad.argmax()}, of {num_items} items")
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        place = int(bad.argmax())
+        raise DataError(f"edges: weight {weights[place]} at place {place}; need finite weights of at least 0")
 
 
 def _bands(pairs_I: np.ndarray, max_pairs: int) -> list[tuple[int, int]]:
@@ -130,7 +184,12 @@ def _union_of_directions(rows: np.ndarray, columns: np.ndarray, weights: np.ndar
     forward, backward = rows * np.int64(num_items) + columns, columns * np.int64(num_items) + rows
     keys, first = np.unique(np.concatenate([forward, backward]), return_index=True)
     both = np.concatenate([weights, weights])[first]
+    return _csr(keys, both, num_items)
+
+
+def _csr(keys: np.ndarray, weights: np.ndarray, num_items: int) -> CoClickGraph:
+    """Sorted unique keys row · num_items + column, and their weights -> rows sorted by weight."""
     rows, columns = np.divmod(keys, num_items)
-    order = _by_row_then_weight(rows, both)
+    order = _by_row_then_weight(rows, weights)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_items))]).astype(np.int64)
-    return CoClickGraph(indptr, columns[order].astype(np.int32), both[order], num_items)
+    return CoClickGraph(indptr, columns[order].astype(np.int32), weights[order], num_items)
