@@ -144,7 +144,9 @@ def _bars(axes: Axes, tables: Mapping[str, Any], metric: str, labels: Mapping[st
         places = np.arange(len(labels)) + (index - (len(tables) - 1) / 2) * width
         heights = [tables[variant][key][metric] for key in labels]
         bars = axes.bar(places, heights, width * 0.94, color=COLOURS.get(variant, INK), label=_name(variant))
-        axes.bar_label(bars, [f"{height:.3f}".lstrip("0") for height in heights], fontsize=7.5, padding=1)
+        figures = [f"{height:.3f}".lstrip("0") for height in heights]
+        axes.bar_label(bars, figures, fontsize=7.5, padding=2, rotation=90)  # upright: side by side they overlap
+    axes.margins(y=0.2)
     axes.set_xticks(range(len(labels)), list(labels.values()), fontsize=9)
     axes.tick_params(axis="x", length=0)
 
@@ -158,7 +160,8 @@ def gain_histogram(canvas: Figure, gains_U: np.ndarray, metric: str) -> str:
         share = 100 * part.mean()
         axes.hist(gains_U[part], edges, color=colour, label=f"{share:.0f} % {label}", edgecolor="white", linewidth=0.4)
     axes.set(xlabel=f"change of a user's {metric}", ylabel="users")
-    axes.legend(fontsize=9, title=f"{100 * (gains_U == 0).mean():.0f} % unchanged (not drawn)", title_fontsize=9)
+    axes.plot([], [], " ", label=f"{100 * (gains_U == 0).mean():.0f} % unchanged (not drawn)")
+    canvas.legend(loc="outside upper left", ncols=3, fontsize=9, handlelength=1, columnspacing=1.2)
     return f"{(gains_U > 0).mean():.0%} of users gained in {metric}, {(gains_U < 0).mean():.0%} lost."
 
 
@@ -182,7 +185,7 @@ def sizes(canvas: Figure, named: Mapping[str, float]) -> str:
     """Bytes per device on a logarithmic axis, each bar with its value."""
     axes = canvas.subplots()
     names, values = list(named), list(named.values())
-    colours = ["#0072b2" if "patch" in name else "#9a9a9a" for name in names]
+    colours = ["#0072b2" if "per round" in name else "#9a9a9a" for name in names]
     bars = axes.barh(range(len(names)), values, color=colours, height=0.65)
     axes.bar_label(bars, [human_bytes(value) for value in values], padding=4, fontsize=9)
     axes.set_yticks(range(len(names)), names)

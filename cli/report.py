@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from server.compare import bootstrap_interval
 from server.evaluate import EVALUATION, per_user
 
 _BEFORE, _AFTER = "base", "personal"  # what the headline compares
+_AGAINST = {"base": "the same model without a patch", "stale": "the stale cloud", "global": "the federated patch"}
+_NODE = re.compile(r"^(partition|node) \d+: ")
 _PANELS = {
     "everybody": {"all": "all users"},
     "users by activity": {"users/head": "most\nactive", "users/mid": "middle", "users/tail": "least\nactive"},
@@ -71,6 +74,7 @@ def gather(run: RunFolder) -> dict[str, Any]:
         "figures": _figures(run, tables, rounds, device, gain, metric),
         "rounds": [_round_row(record) for record in rounds],
         "rejected": sum((_reasons(record) for record in rounds), Counter()).most_common(),
+        "warnings": _warnings(run, results),
         "device": device,
         "whole_model_note": _whole_model_note(rounds, device),
         "variant_names": VARIANT_NAMES,
@@ -105,6 +109,7 @@ def _gain(run: RunFolder, variants: list[str], k: int) -> dict[str, Any] | None:
         "better": float((change_U > 0).mean()),
         "worse": float((change_U < 0).mean()),
         "from": VARIANT_NAMES.get(names[0], names[0]),
+        "against": _AGAINST.get(names[0], f"the {names[0]}"),
         "to": VARIANT_NAMES.get(names[1], names[1]),
         "relative": float(change_U.mean() / before.mean()) if before.any() else None,
         "gains_U": change_U,
@@ -204,7 +209,7 @@ def _sizes(rounds: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> di
     if device.get("patch_bytes"):  # a simulated node gets one patch for all its users, a device one of its own
         named["patch, down per round"] = float(device["patch_bytes"])
     subgraph = device.get("subgraph_bytes", {})
-    named |= {f"subgraph, {form}": float(size) for form, size in subgraph.items()}
+    named |= {f"subgraph, {form.replace('_', ', ')}": float(size) for form, size in subgraph.items()}
     for key, name in (("kernel_bytes", "graph kernel"), ("model_bytes", "whole model")):
         if device.get(key):
             named[name] = float(device[key])
@@ -238,9 +243,17 @@ def _round_row(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reasons(record: Mapping[str, Any]) -> Counter[str]:
-    """How many updates of a round were rejected for what; a record from before there were counts lists them all."""
-    listed = Counter(item["reason"] for item in record.get("rejected", ()))
-    return Counter(record.get("rejected_reasons", listed))
+    """How many updates of a round are missing for what, whatever the node; an old record has no counts, but all."""
+    by_node = record.get("rejected_reasons") or Counter(item["reason"] for item in record.get("rejected", ()))
+    counts: Counter[str] = Counter()
+    for reason, count in by_node.items():
+        counts[_NODE.sub("", reason)] += count
+    return counts
+
+
+def _warnings(run: RunFolder, results: Mapping[str, Any]) -> list[str]:
+    told = [record["message"] for record in run.records("warning")]
+    return told + [f"not in the results: {reason}" for reason in results.get("refused", ())]
 
 
 def _environment() -> dict[str, str]:

@@ -94,7 +94,7 @@ def comparison_table(result: Mapping[str, Any]) -> None:
     """B minus A with interval and adjusted p: every metric over all users, one metric by group."""
     names = [f"{side['run']} ({side['variant']})" for side in (result["a"], result["b"])]
     title = f"A = {names[0]}\nB = {names[1]}\n{result['users']:,} users, {result['protocol']['name']}"
-    table = new_table(title, "", "users", "A", "B", "B − A", "95 % interval", "p\n(Holm)", "better\n/worse")
+    table = new_table(title, "", "users", "A", "B", "B − A", "95 % interval", "p\n(Holm)", "% better\n/worse")
     for name, row in result["metrics"].items():
         _add(table, name, row)
     table.add_section()
@@ -106,8 +106,8 @@ def comparison_table(result: Mapping[str, Any]) -> None:
 
 
 def _add(table: Any, name: str, row: Mapping[str, float]) -> None:
-    interval = f"{row['low']:+.4f}…{row['high']:+.4f}".replace("+0.", "+.").replace("-0.", "-.")
+    interval = f"{row['low']:+.3f} {row['high']:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
     p = "<1e-4" if row["p_holm"] < 1e-4 else f"{row['p_holm']:.4f}"
-    shares = f"{100 * row['better']:.0f}/{100 * row['worse']:.0f} %"
+    shares = f"{100 * row['better']:.0f}/{100 * row['worse']:.0f}"
     values = [number(row["a"]), number(row["b"]), f"{row['difference']:+.4f}"]
     table.add_row(name, number(int(row["users"])), *values, interval, p, shares)

@@ -148,7 +148,25 @@ def test_a_rejected_update_shows_its_reason_escaped(html):
 
 def test_no_effect_is_called_no_effect(tmp_path):
     html = write_report(plausible_run(tmp_path, effect=0.0)).read_text()
-    assert "no measurable difference" in html
+    headline = " ".join(re.search(r'class="headline">(.*?)</p>', html, flags=re.S).group(1).split())
+    assert "no measurable difference</strong> against the same model without a patch: NDCG@10 from" in headline
+
+
+def test_reasons_are_counted_whatever_the_node(tmp_path):
+    run = RunFolder.create(tmp_path, load())
+    record = round_record(1, 200, 5696) | {"rejected": [], "num_rejected": 300}
+    run.append(record | {"rejected_reasons": {"partition 0: too late": 100, "partition 1: too late": 200}})
+    assert "300 updates did not count; that costs the sender its place" in write_report(run).read_text()
+    assert "300 × too late." in " ".join(write_report(run).read_text().split())
+
+
+def test_warnings_and_refused_nodes_stand_under_the_headline(tmp_path):
+    run = plausible_run(tmp_path)
+    run.append({"kind": "warning", "round": 3, "message": "resumed under other code"})
+    run.write_json("results.json", {**run.read_json("results.json"), "refused": ["partition 1: <nonsense>"]})
+    html = write_report(run).read_text()
+    assert '<p class="warning">resumed under other code</p>' in html
+    assert "not in the results: partition 1: &lt;nonsense&gt;" in html
 
 
 def test_a_run_that_stopped_early_reports_how_far_it_came(tmp_path):
