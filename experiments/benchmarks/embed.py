@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,17 +38,20 @@ FEATURES, HIDDEN, DIM, TOP, LAYERS = 64, 128, 64, 20, 2
 ITEMS = (10_000, 100_000, 1_000_000)
 COMPARED = 100_000  # items at which engines are compared, in turn
 NAIVE = 300  # items that are also computed one by one
-PAIRS, CORES = 2, 2
+CORES = 2
 
 
-def all_rows() -> Iterator[Row]:
+def sizes() -> Iterator[Row]:
     for items in ITEMS:
         yield from in_child("embed", {"items": items}, 1)
-    yield from in_child("embed", {"items": ITEMS[-1]}, CORES)
-    for pair in range(1, PAIRS + 1):
-        for engine, threads in (("in-process", 1), ("in-process", CORES), ("ray", 1)):
-            rows = in_child("embed", {"items": COMPARED, "engine": engine}, threads)
-            yield from ({**row, "pair": pair} for row in rows)
+
+
+def engines() -> Iterator[Row]:
+    for engine, threads in (("in-process", 1), ("in-process", CORES), ("ray", 1)):
+        yield from in_child("embed", {"items": COMPARED, "engine": engine}, threads)
+
+
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {"sizes": sizes, "engines": engines}
 
 
 def measure(items: int, engine: str = "in-process") -> Row:
@@ -161,15 +164,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, help="measure this many in this process, and write nothing")
     parser.add_argument("--engine", choices=("in-process", "ray"), default="in-process")
-    parser.add_argument("--tables", action="store_true", help="make headline and README anew from the rows there are")
+    parser.add_argument("--only", choices=sorted(PARTS), action="append", help="measure this part; may be repeated")
     given = parser.parse_args()
     if given.items:
         report(measure(given.items, given.engine))
         return
-    for row in () if given.tables else all_rows():
-        print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-        cloud_results.write("embed", [row], headline)
-    cloud_results.write("embed", [], headline)
+    for name in given.only or PARTS:
+        for row in PARTS[name]():
+            print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+            cloud_results.write("embed", [row], headline)
     embed_readme.update(README, CORES)
 
 
