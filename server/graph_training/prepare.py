@@ -29,13 +29,20 @@ _WALK_PAIRS_PER_ITEM = 50  # GraphSAGE's 50 walks a node
 
 
 @dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What vectors of all items are computed from."""
+
+    graph: CoClickGraph
+    features: Features
+    neighbours: Neighbourhoods
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
-    """``task`` for the trainer; ``features`` with the columns' names; ``final`` the table that the finished model pools
-    by, of all clicks that the cloud may see."""
+    """``task`` for the trainer; ``final``: the catalogue that the finished model sees, of all the cloud's clicks."""
 
     task: Task
-    features: Features
-    final: Neighbourhoods
+    final: Catalogue
     facts: dict[str, Any]
 
 
@@ -50,19 +57,29 @@ def prepare(
     if not len(log):
         raise DataError("the cloud sees no click (split.cloud_share); a graph model needs co-clicks: raise the share")
     train, valid = validation_of(split)
-    on_stage("co-click graph")
-    graph = build_coclick(train, settings.window, settings.top_edges)
-    features = item_features(train, graph, given, missing=settings.missing_features)
-    on_stage("neighbourhoods")
-    neighbours = neighbour_table(settings, graph, config.seed)
-    final = neighbours
-    if train is not log:
-        final = neighbour_table(settings, build_coclick(log, settings.window, settings.top_edges), config.seed)
+    known_I = train.popularity_I > 0
+    on_stage("graph and neighbours")
+    catalogue = catalogue_of(config, train, known_I, given)
+    final = catalogue if train is log else catalogue_of(config, log, known_I, given)
     on_stage("pairs and negatives")
-    material = _material(settings, config.seed, train, graph, features, neighbours)
-    task = Task(material, train, valid, neighbours, config.seed, _hash(config, split, features))
-    facts = {"items": log.num_items, "edges": graph.num_edges, "pairs": len(material.pairs_P2)}
-    return Prepared(task, features, final, facts | {"features": len(features.names)})
+    material = _material(settings, config.seed, train, catalogue)
+    belongs_to = _hash(config, split, catalogue.features)
+    task = Task(material, train, valid, catalogue.neighbours, config.seed, belongs_to)
+    facts = {"items": log.num_items, "edges": catalogue.graph.num_edges, "pairs": len(material.pairs_P2)}
+    return Prepared(task, final, facts | {"features": len(catalogue.features.names)})
+
+
+def catalogue_of(
+    config: Config, log: InteractionLog, known_I: np.ndarray, given: Sequence[GivenVectors] = ()
+) -> Catalogue:
+    """The items as a log shows them. ``known_I``: items that training has seen clicked, whose features set the scale.
+
+    A model gives vectors to items that it was not trained on: with a later log, ``known_I`` as in training.
+    """
+    settings = config.graph_model
+    graph = build_coclick(log, settings.window, settings.top_edges)
+    features = item_features(log, graph, given, missing=settings.missing_features, fitted_on_I=known_I)
+    return Catalogue(graph, features, neighbour_table(settings, graph, config.seed))
 
 
 def neighbour_table(config: GraphModelConfig, graph: CoClickGraph, seed: int) -> Neighbourhoods:
@@ -88,22 +105,16 @@ def _given(name: str, path: Path, log: InteractionLog) -> GivenVectors:
         raise DataError(f"vectors {name!r}, {path}: expected .npy, or .npz with ids and values; {error}") from None
 
 
-def _material(
-    config: GraphModelConfig,
-    seed: int,
-    log: InteractionLog,
-    graph: CoClickGraph,
-    features: Features,
-    neighbours: Neighbourhoods,
-) -> Material:
+def _material(config: GraphModelConfig, seed: int, log: InteractionLog, catalogue: Catalogue) -> Material:
     if config.pairs == "walks":
-        pairs_P2 = walk_pairs(neighbours, _WALK_PAIRS_PER_ITEM, generator_for(seed, use="graph-walk-pairs"))
+        pairs_P2 = walk_pairs(catalogue.neighbours, _WALK_PAIRS_PER_ITEM, generator_for(seed, use="graph-walk-pairs"))
     else:
         pairs_P2 = click_pairs(log, config.pair_window)
     uses_hard = hard_negatives_at(config, config.epochs) > 0
-    pool_IR = hard_pool(graph, config, seed) if uses_hard else np.full((log.num_items, 1), -1, np.int32)
+    nothing_IR = np.full((log.num_items, 1), -1, np.int32)
+    pool_IR = hard_pool(catalogue.graph, config, seed) if uses_hard else nothing_IR
     cumulative_I = shared_distribution(log.popularity_I, config.negative_power)
-    return Material(graph, features.values_IF, pairs_P2, cumulative_I, pool_IR)
+    return Material(catalogue.graph, catalogue.features.values_IF, pairs_P2, cumulative_I, pool_IR)
 
 
 def _hash(config: Config, split: Split, features: Features) -> str:

@@ -17,7 +17,7 @@ from server.graph_training.prepare import Prepared, given_vectors, prepare
 from server.graph_training.trainer import Hooks, fresh, train
 
 Report = Callable[[str, int, int, str], None]
-_STAGES = 4
+_STAGES = 3
 
 
 def require_trainable(config: Config) -> None:
@@ -106,4 +106,4 @@ def _finish(folder: Path, config: Config, prepared: Prepared, progress: Progress
         "valid_ndcg": progress.best_score if len(prepared.task.valid) and progress.best_epoch else None,
         "belongs_to": progress.belongs_to,
     }
-    model_folder.save_model(folder, model, prepared.features, prepared.final, facts)
+    model_folder.save_model(folder, model, prepared.final.features, prepared.final.neighbours, facts)
