@@ -97,7 +97,7 @@ def measure(graph: CoClickGraph, num_seeds: int, repeats: int, names: Row) -> li
         }
         speed = {"steps_per_s": round(max(rates)), "middle_steps_per_s": round(median(rates)), "seeds": num_seeds}
         added = {"added_mb": round(max(added for *_, added in runs)), "load": round(os.getloadavg()[0], 1)}
-        rows.append(common | settings | speed | memory | added)
+        rows.append(common | settings | {"restart": restart} | speed | memory | added)
         print(rows[-1], flush=True)
     return rows
 
