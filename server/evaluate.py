@@ -35,6 +35,10 @@ from fedquilt.runs import RunFolder
 Arrays = Mapping[str, np.ndarray]
 Part = Literal["valid", "test"]
 EVALUATION = "evaluation.npz"
+CANDIDATES = {  # the rule of ``seen_items`` and ``num_candidates``, in words
+    "full": "all items but the user's training clicks and, in the test, validation clicks",
+    "sampled": "the click and its 99 frozen negatives",
+}
 _CANARY_SCORES = 8_000_000  # drawn at most; keeps the canary near 0.1 s
 
 
@@ -92,13 +96,21 @@ def tables_of(labelled: Arrays, ks: Sequence[int]) -> dict[str, Any]:
     """Tables from labelled arrays alone (a stored ``evaluation.npz``), at any K."""
     users = len(np.unique(labelled["client_ids"]))
     return {
-        "protocol": {"name": str(labelled["protocol"]), "hash": str(labelled["protocol_hash"])},
+        "protocol": {
+            "name": str(labelled["protocol"]),
+            "hash": str(labelled["protocol_hash"]),
+            "candidates": candidate_rule(str(labelled["protocol"])),
+        },
         "users": users,
         "held_out": int(labelled["held_out"]),
         "answered": len(labelled["client_ids"]),
         "chance": {f"HR@{k}": float(chance(labelled["candidates"], k).mean()) for k in ks},
         "tables": {variant: _table(labelled, variant, ks) for variant in variants_of(labelled)},
     }
+
+
+def candidate_rule(protocol: str) -> str:
+    return CANDIDATES["sampled" if protocol.startswith("loo99") else "full"]
 
 
 def variants_of(arrays: Arrays) -> list[str]:

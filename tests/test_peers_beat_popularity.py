@@ -10,6 +10,7 @@ from experiments.peers.table import PEERS, Peer, options
 from fedquilt.config import SplitConfig
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import Split, split_log
+from server.evaluate import evaluation_tables
 
 QUICK = {
     "item-knn-history": {"neighbours": 10, "side": "history"},
@@ -34,7 +35,7 @@ def planted() -> dict[str, Split]:
 
 
 def hit_rate(scores, split: Split) -> float:
-    return float(evaluation.per_user(scores, split.test, split.train)["HR@10"].mean())
+    return float(evaluation.per_user(scores, split, "test")["HR@10"].mean())
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -84,3 +85,26 @@ def test_headline_figures_are_means_over_seeds_of_what_was_measured():
         for protocol, seed, value in [("loo99-strict", 0, 0.6), ("loo99-strict", 1, 0.7), ("loo-full", 0, 0.1)]
     ]
     assert run.headline(rows) == {"hr10_strict_lightgcn": 0.65}
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_the_peers_judge_and_fedquilts_own_evaluation_agree(planted, part):
+    split = planted["loo-full"]
+    held_out = getattr(split, part)
+    scores_UI = np.random.default_rng(1).random((120, 60))
+    greater_H, ties_H = evaluation.counts(scores_UI[held_out.users_H], split, part)
+    answer = {"client_ids": held_out.users_H, "items": held_out.items_H}
+    own = evaluation_tables({**answer, "greater_base": greater_H, "ties_base": ties_H}, split, (10,), part)
+    peers = evaluation.per_user(lambda users: scores_UI[users], split, part, (10,))
+    assert own["tables"]["base"]["all"]["NDCG@10"] == pytest.approx(peers["NDCG@10"].mean())
+    # 15 clicks a group, 10 a user: 8 in training, one for validation, which does not compete in the test
+    worst_H = evaluation.counts(np.zeros((120, 60)), split, part)[1] + 1
+    assert set(worst_H.tolist()) == {60 - 8 if part == "valid" else 60 - 9}
+
+
+def test_the_candidates_stand_beside_the_protocol(planted):
+    split = planted["loo-full"]
+    zeros = np.zeros(120, int)
+    answer = {"client_ids": split.test.users_H, "items": split.test.items_H, "greater_base": zeros, "ties_base": zeros}
+    told = evaluation_tables(answer, split, (10,))["protocol"]["candidates"]
+    assert told == "all items but the user's training clicks and, in the test, validation clicks"

@@ -10,22 +10,22 @@ import numpy as np
 
 from experiments.peers.interface import Scores
 from fedquilt import metrics
-from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import HeldOut, Split
+from server.evaluate import Part, num_candidates, seen_items
 
 SELECTION = ("HR@10", "NDCG@10")  # their sum on validation clicks chooses epochs and hyper-parameters
 
 
-def counts(scores_HI: np.ndarray, held_out: HeldOut, train: InteractionLog) -> metrics.Counts:
-    """Rank counts of held-out clicks from their users' scores, row h for click h.
+def counts(scores_HI: np.ndarray, split: Split, part: Part) -> metrics.Counts:
+    """Rank counts of the part's held-out clicks from their users' scores, row h for click h.
 
-    With frozen negatives (loo99) the candidates are the click and those; without (loo-full) all items that the user has
-    not clicked in training.
+    Candidates are those of fedquilt itself, by its own function. With frozen negatives (loo99): the click and those.
+    Without (loo-full): all items but the user's training clicks and, in the test, validation clicks.
     """
+    held_out = held_out_of(split, part)
     if held_out.negatives_HM is None:
-        by_user = metrics.ragged(train.offsets, train.items_C, held_out.users_H)
         seen_HI = np.zeros(scores_HI.shape, bool)
-        seen_HI[by_user] = True
+        seen_HI[metrics.ragged(*seen_items(split, part), held_out.users_H)] = True
         return metrics.rank_counts(scores_HI, held_out.items_H, seen=seen_HI)
     rows_H = np.arange(len(held_out))
     return metrics.rank_counts_sampled(
@@ -33,11 +33,13 @@ def counts(scores_HI: np.ndarray, held_out: HeldOut, train: InteractionLog) -> m
     )
 
 
-def per_user(
-    scores: Scores, held_out: HeldOut, train: InteractionLog, ks: Sequence[int] = (5, 10, 20)
-) -> dict[str, np.ndarray]:
+def held_out_of(split: Split, part: Part) -> HeldOut:
+    return split.valid if part == "valid" else split.test
+
+
+def per_user(scores: Scores, split: Split, part: Part, ks: Sequence[int] = (5, 10, 20)) -> dict[str, np.ndarray]:
     """{"HR@10": [H], ...}, one value for each held-out click."""
-    return metrics.ranking_metrics(*counts(scores(held_out.users_H), held_out, train), ks)
+    return metrics.ranking_metrics(*counts(scores(held_out_of(split, part).users_H), split, part), ks)
 
 
 class Judge:
@@ -66,20 +68,13 @@ class Judge:
 
 def selection(scores: Scores, split: Split) -> float:
     """The sum of the ``SELECTION`` metrics on validation clicks."""
-    values = per_user(scores, split.valid, split.train, (10,))
+    values = per_user(scores, split, "valid", (10,))
     return float(sum(values[name].mean() for name in SELECTION))
 
 
 def require_honest(split: Split) -> None:
     """Before any number is printed: scores that say nothing must sit at chance. Errors: MetricError."""
-    for held_out in (split.valid, split.test):
-        count = partial(counts, held_out=held_out, train=split.train)
-        metrics.canary(count, (len(held_out), split.train.num_items), _candidates(held_out, split))
-
-
-def _candidates(held_out: HeldOut, split: Split) -> np.ndarray:
-    if held_out.negatives_HM is not None:
-        return np.full(len(held_out), 1 + held_out.negatives_HM.shape[1])
-    offsets, items = split.train.offsets, split.train.items_C
-    seen_H = [len(np.unique(items[offsets[user] : offsets[user + 1]])) for user in held_out.users_H]
-    return split.train.num_items - np.array(seen_H)
+    parts: tuple[Part, ...] = ("valid", "test")
+    for part in parts:
+        shape = len(held_out_of(split, part)), split.train.num_items
+        metrics.canary(partial(counts, split=split, part=part), shape, num_candidates(split, part))

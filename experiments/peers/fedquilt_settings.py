@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,10 +28,12 @@ from experiments.results import ROOT, Row, write_results
 from fedquilt.config import Config, load
 from fedquilt.graphs.splits import Split
 from fedquilt.runs import RunFolder
+from server.evaluate import Part, candidate_rule
 from server.simulate import prepare, simulate
 
 SETTINGS = {"fedquilt-pure": "pure-ml100k.toml", "fedquilt-warm": "warm-ml100k.toml"}
 VARIANTS = {"base": ", base model", "global": ", federated patch", "personal": ""}
+PARTS: tuple[tuple[Part, tuple[int, ...]], ...] = (("valid", (10,)), ("test", (5, 10, 20)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,11 +70,11 @@ def measured(setting: str, seed: int, overrides: Sequence[str], splits: Mapping[
         seconds = round(time.process_time() - started, 1)
         scores = final_scores(config, run)
     for variant, label in VARIANTS.items():
-        table = scores[variant]
+        of_users = partial(np.take, scores[variant], axis=0)
         for protocol, split in splits.items():
             valid, test = (
-                means(evaluation.per_user(lambda users, table=table: table[users], part, split.train, ks))
-                for part, ks in ((split.valid, (10,)), (split.test, (5, 10, 20)))
+                means(evaluation.per_user(of_users, split, part, ks))
+                for part, ks in PARTS
             )
             yield {
                 "model": f"{setting}{label}",
@@ -82,6 +85,7 @@ def measured(setting: str, seed: int, overrides: Sequence[str], splits: Mapping[
                 "seconds": seconds,
                 "valid": valid,
                 "split": split.hash,
+                "candidates": candidate_rule(split.protocol),
                 "test": test,
             }
 

@@ -22,6 +22,7 @@ from experiments.results import ROOT, Row
 from fedquilt.config import DataConfig, SplitConfig
 from fedquilt.graphs.datasets import load_log
 from fedquilt.graphs.splits import Split, split_log
+from server.evaluate import candidate_rule
 
 HERE = Path(__file__).parent
 PROTOCOLS = {
@@ -144,15 +145,16 @@ def measure(peer: Peer, splits: Mapping[str, Split], seed: int, hyper: Hyper) ->
     fits: dict[str, tuple[Scores, Row]] = {}
     for protocol, split in splits.items():
         scores = judge.best[protocol]
-        valid = means(evaluation.per_user(scores, split.valid, split.train, (10,)))
+        valid = means(evaluation.per_user(scores, split, "valid", (10,)))
         epoch = getattr(scores, "epoch", 0)
         fits[protocol] = scores, {"hyper": dict(hyper), "epoch": epoch, "seconds": seconds, "valid": valid}
     return fits
 
 
 def result_row(name: str, protocol: str, split: Split, seed: int, scores: Scores, row: Row) -> Row:
-    test = means(evaluation.per_user(scores, split.test, split.train))
-    return {"model": name, "protocol": protocol, "seed": seed, **row, "split": split.hash, "test": test}
+    test = means(evaluation.per_user(scores, split, "test"))
+    asked = {"split": split.hash, "candidates": candidate_rule(split.protocol)}
+    return {"model": name, "protocol": protocol, "seed": seed, **row, **asked, "test": test}
 
 
 def headline(rows: list[Row]) -> dict[str, float]:
