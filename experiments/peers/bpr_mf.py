@@ -19,7 +19,8 @@ class MatrixFactors(nn.Module):
         self.bias_I = nn.Parameter(torch.zeros(num_items))
 
     def scores(self) -> Factored:
-        return Factored(*(part.detach().clone() for part in (self.users_UD, self.items_ID, self.bias_I)))
+        users_UD, items_ID, bias_I = (part.detach().clone() for part in (self.users_UD, self.items_ID, self.bias_I))
+        return Factored(users_UD, items_ID, bias_I)
 
 
 def fit(

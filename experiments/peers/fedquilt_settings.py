@@ -72,10 +72,7 @@ def measured(setting: str, seed: int, overrides: Sequence[str], splits: Mapping[
     for variant, label in VARIANTS.items():
         of_users = partial(np.take, scores[variant], axis=0)
         for protocol, split in splits.items():
-            valid, test = (
-                means(evaluation.per_user(of_users, split, part, ks))
-                for part, ks in PARTS
-            )
+            valid, test = (means(evaluation.per_user(of_users, split, part, ks)) for part, ks in PARTS)
             yield {
                 "model": f"{setting}{label}",
                 "protocol": protocol,
