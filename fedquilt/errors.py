@@ -27,3 +27,15 @@ class FederationError(FedquiltError):
 
 class RunError(FedquiltError):
     """A run folder is missing, damaged or does not fit what was asked."""
+
+
+class PrivacyError(FedquiltError):
+    """A privacy claim cannot be made for what was asked; nothing is released."""
+
+
+class BudgetExceededError(PrivacyError):
+    """The next release would exceed a budget; it is refused before anything is sent."""
+
+
+class LedgerError(PrivacyError):
+    """A privacy ledger cannot be written or read, or does not fit what it is checked against."""

@@ -1,0 +1,385 @@
+"""Privacy facts as frozen records: what was released, from whom it was drawn, with how much noise.
+
+An event says what was *executed*; accountants interpret it. Every record has one canonical JSON text (sorted keys, no
+spaces, no NaN), which is what the ledger hashes. A text with another version, an unknown kind or an unknown field is
+refused. ``noise_multiplier`` is always std / clipping_norm (for a count or a bit: std / its own L2 bound).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+from fedquilt.errors import PrivacyError
+
+VERSION = 1
+UNIT = "user"
+Neighbours = Literal["add-or-remove", "replace-one"]
+Randomness = Literal["secret", "simulated"]
+# Causes that do not depend on what users hold. "Too few updates" is no cause: noise alone is released instead.
+ABORT_CAUSES = ("no nodes", "stopped by the operator", "crash before the release", "budget")
+
+
+# --- samplers, as executed ---
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Every user takes part independently with probability ``rate``."""
+
+    rate: float
+    kind: ClassVar[str] = "poisson"
+
+    def __post_init__(self) -> None:
+        _require(0 < self.rate <= 1, f"a Poisson rate lies in (0, 1]; got {self.rate}")
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """``size`` users, uniform without replacement, of ``population``."""
+
+    size: int
+    population: int
+    kind: ClassVar[str] = "fixed-size"
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.size <= self.population, f"need 1 <= size <= population; got {self.size}, {self.population}")
+
+    @property
+    def rate(self) -> float:
+        return self.size / self.population
+
+
+@dataclass(frozen=True)
+class NoSampling:
+    """Who takes part is not random, or not trusted to be: no amplification is claimed."""
+
+    kind: ClassVar[str] = "none"
+    rate: ClassVar[float] = 1.0
+
+
+Sampler = Poisson | FixedSize | NoSampling
+
+
+# --- events ---
+
+
+@dataclass(frozen=True)
+class Event:
+    """What all records share. ``run`` names the run; ``round_`` is 0 before the first round."""
+
+    run: str
+    round_: int
+    kind: ClassVar[str] = ""
+    releases: ClassVar[bool] = False  # whether something computed from users' data leaves under this record
+
+    def __post_init__(self) -> None:
+        _require(self.round_ >= 0, f"a round is not negative; got {self.round_}")
+        for field in fields(self):
+            _require_known(field.name, getattr(self, field.name))
+
+
+@dataclass(frozen=True)
+class RunOpened(Event):
+    """The claim that a run starts with. What follows in the ledger is checked against it."""
+
+    population: int
+    population_hash: str
+    sampler: Sampler
+    noise_multiplier: float
+    clipping_norm: float
+    expected_cohort: float
+    delta: float
+    budget_epsilon: float | None = None
+    accountant: str = "rdp"
+    mechanism: str = "central"
+    unit: str = UNIT
+    neighbours: Neighbours = "add-or-remove"
+    randomness: Randomness = "simulated"
+    sampling_commitment: str = ""  # of the key that cohorts are drawn with; `samplers.commitment`
+    config_hash: str = ""
+    code_hash: str = ""
+    versions: str = ""
+    kind: ClassVar[str] = "run-opened"
+
+
+@dataclass(frozen=True)
+class RunResumed(Event):
+    """A later process goes on; the hashes must be those of the opening, or differ and be named as a deviation."""
+
+    config_hash: str = ""
+    code_hash: str = ""
+    kind: ClassVar[str] = "run-resumed"
+
+
+@dataclass(frozen=True)
+class PopulationChanged(Event):
+    population: int
+    population_hash: str
+    reason: str
+    kind: ClassVar[str] = "population-changed"
+
+
+@dataclass(frozen=True)
+class Deviation(Event):
+    """Something an auditor shall read, in words. Costs nothing."""
+
+    text: str
+    kind: ClassVar[str] = "deviation"
+
+
+@dataclass(frozen=True)
+class AbortedRound(Event):
+    """A round of which nothing left. Only causes that do not depend on users' data (``ABORT_CAUSES``)."""
+
+    cause: str
+    kind: ClassVar[str] = "aborted-round"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            self.cause in ABORT_CAUSES,
+            f"a round is aborted free of cost only for {ABORT_CAUSES}, not {self.cause!r}: such a cause depends on"
+            " the users, so release the noise instead and record a gaussian-release",
+        )
+
+
+@dataclass(frozen=True)
+class Release(Event):
+    """Gaussian noise on a sum over one cohort. ``cohort_size`` 0: an empty round, whose noise is released all the same.
+
+    Releases of one round on one cohort are one joint Gaussian for an accountant; see ``accountants.Composition``.
+    """
+
+    sampler: Sampler
+    noise_multiplier: float
+    clipping_norm: float
+    expected_cohort: float
+    cohort_size: int
+    cohort_hash: str
+    neighbours: Neighbours = "add-or-remove"
+    unit: str = UNIT
+    randomness: Randomness = "simulated"
+    release_digest: str = ""  # of the released bytes; equal bytes are one release
+    releases: ClassVar[bool] = True
+
+    @property
+    def empty(self) -> bool:
+        return self.cohort_size == 0
+
+
+@dataclass(frozen=True)
+class GaussianRelease(Release):
+    """The noised sum of clipped updates, divided by the expected cohort."""
+
+    rule: str = "mean"
+    kind: ClassVar[str] = "gaussian-release"
+
+
+@dataclass(frozen=True)
+class AdaptiveClip(Release):
+    """The noised share of users below the clipping norm (Andrew et al. 2021); L2 bound of a user's bit: 1/2."""
+
+    quantile: float = 0.5
+    kind: ClassVar[str] = "adaptive-clip"
+
+
+@dataclass(frozen=True)
+class MetricsRelease(Release):
+    """Noised means of users' metrics, jointly of L2 norm at most ``clipping_norm`` a user."""
+
+    names: tuple[str, ...] = ()
+    kind: ClassVar[str] = "metrics-release"
+
+
+@dataclass(frozen=True)
+class DistributedRelease(Release):
+    """The sum of devices' discretised shares. ``noise_multiplier`` is what the fewest allowed survivors add up to.
+
+    ``l2`` and ``l1``: bounds of a user's rounded row in units of ``granularity``; ``variance`` of the whole noise in
+    units of granularity². ``shares``: of the fewest survivors.
+    """
+
+    noise: Literal["discrete-gaussian", "skellam"] = "skellam"
+    granularity: float = 1.0
+    variance: float = 1.0
+    l2: float = 1.0
+    l1: float = 1.0
+    dimension: int = 1
+    shares: int = 1
+    dropout_margin: float = 0.0
+    kind: ClassVar[str] = "distributed-release"
+
+
+@dataclass(frozen=True)
+class MatrixOpened(Event):
+    """DP-FTRL: correlated noise over ``rounds`` steps. The whole cost is charged here, before the first step.
+
+    ``noise_multiplier``: std of the uncorrelated noise / clipping_norm; ``sensitivity``: of the strategy matrix under
+    at most ``max_participations`` of a user, ``min_separation`` rounds apart. No sampling is assumed.
+    """
+
+    mechanism: str
+    strategy: Literal["tree", "banded"]
+    rounds: int
+    noise_multiplier: float
+    clipping_norm: float
+    sensitivity: float
+    max_participations: int
+    min_separation: int
+    bands: int = 0
+    neighbours: Neighbours = "add-or-remove"
+    unit: str = UNIT
+    randomness: Randomness = "simulated"
+    kind: ClassVar[str] = "matrix-opened"
+
+
+@dataclass(frozen=True)
+class TreeRelease(Event):
+    """One step of an opened tree or banded mechanism; its cost lies in ``MatrixOpened``."""
+
+    mechanism: str
+    step: int
+    cohort_size: int
+    cohort_hash: str
+    release_digest: str = ""
+    kind: ClassVar[str] = "tree-release"
+    releases: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class LocalRelease(Event):
+    """A device noised its own row before it left. Any two rows are neighbours: the row moves by up to 2C.
+
+    ``run_head``: "seq:hash" of the run's ledger that the device was shown, so that a roll-back of it shows.
+    """
+
+    client_id: int
+    noise_multiplier: float
+    clipping_norm: float
+    unit: str = UNIT
+    neighbours: Neighbours = "replace-one"
+    randomness: Randomness = "simulated"
+    release_digest: str = ""
+    run_head: str = ""
+    kind: ClassVar[str] = "local-release"
+    releases: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Contribution(Event):
+    """On a device's own ledger: it sent a clipped row, which the cloud promised to noise with ``noise_multiplier``."""
+
+    client_id: int
+    clipping_norm: float
+    noise_multiplier: float
+    run_head: str = ""
+    kind: ClassVar[str] = "contribution"
+    releases: ClassVar[bool] = True
+
+
+# --- canonical JSON ---
+
+KINDS: dict[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        RunOpened, RunResumed, PopulationChanged, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
+        MetricsRelease, DistributedRelease, MatrixOpened, TreeRelease, LocalRelease, Contribution,
+    )
+}  # fmt: skip
+_SAMPLERS: dict[str, type] = {kind.kind: kind for kind in (Poisson, FixedSize, NoSampling)}
+
+
+def canonical(value: Any) -> str:
+    """Sorted keys, no spaces, shortest floats that read back alike."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def to_json(event: Event) -> str:
+    tree = {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
+    return canonical({**tree, "kind": event.kind, "version": VERSION})
+
+
+def from_json(text: str) -> Event:
+    """PrivacyError where the text is not exactly what ``to_json`` writes for a known event."""
+    try:
+        tree = json.loads(text)
+        version, kind = tree.pop("version"), tree.pop("kind")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise PrivacyError(f"not an event: {text[:80]!r} ({error})") from None
+    _require(version == VERSION, f"event of version {version}; this code reads version {VERSION}")
+    _require(kind in KINDS, f"unknown event kind {kind!r}; known: {', '.join(KINDS)}")
+    try:
+        event = KINDS[kind](**{name: _revive(name, value) for name, value in tree.items()})
+    except TypeError as error:
+        raise PrivacyError(f"event {kind!r}: {error}") from None
+    _require(to_json(event) == text, f"event {kind!r} is not in canonical form: {text[:80]!r}")
+    return event
+
+
+def ids_hash(client_ids: np.ndarray) -> str:
+    """SHA-256 of sorted ids as little-endian int64."""
+    return hashlib.sha256(np.sort(np.asarray(client_ids)).astype("<i8").tobytes()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, get_args(Sampler)):
+        return {"kind": value.kind, **{field.name: getattr(value, field.name) for field in fields(value)}}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _revive(name: str, value: Any) -> Any:
+    if name == "sampler":
+        facts = dict(value)
+        kind = facts.pop("kind", None)
+        _require(kind in _SAMPLERS, f"unknown sampler {kind!r}; known: {', '.join(_SAMPLERS)}")
+        return _SAMPLERS[kind](**facts)
+    return tuple(value) if isinstance(value, list) else value
+
+
+# --- what a field may hold ---
+
+
+def _require(holds: bool, text: str) -> None:
+    if not holds:
+        raise PrivacyError(text)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+
+def _not_negative(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "noise_multiplier": (_not_negative, "finite and not negative"),
+    "clipping_norm": (_positive, "finite and positive: noise needs a bound on a user's row"),
+    "expected_cohort": (_positive, "finite and positive"),
+    "cohort_size": (lambda value: isinstance(value, int) and value >= 0, "a count"),
+    "population": (lambda value: isinstance(value, int) and value >= 1, "a count of at least one user"),
+    "delta": (lambda value: _positive(value) and value < 1, "in (0, 1)"),
+    "budget_epsilon": (lambda value: value is None or _positive(value), "finite and positive, or none"),
+    "unit": (lambda value: value == UNIT, f"{UNIT!r}: no other privacy unit is claimed (nodes and records are not)"),
+    "neighbours": (lambda value: value in get_args(Neighbours), f"one of {get_args(Neighbours)}"),
+    "randomness": (lambda value: value in get_args(Randomness), f"one of {get_args(Randomness)}"),
+    "quantile": (lambda value: _positive(value) and value < 1, "in (0, 1)"),
+    "sensitivity": (_positive, "finite and positive"),
+    "granularity": (_positive, "finite and positive"),
+    "variance": (_positive, "finite and positive"),
+    "rounds": (lambda value: isinstance(value, int) and value >= 1, "at least 1"),
+    "sampler": (lambda value: isinstance(value, get_args(Sampler)), "Poisson, FixedSize or NoSampling"),
+}
+
+
+def _require_known(name: str, value: Any) -> None:
+    check, meaning = _CHECKS.get(name, (None, ""))
+    if check is not None:
+        _require(check(value), f"{name} must be {meaning}; got {value!r}")
