@@ -48,7 +48,7 @@ def load_task(name: str, folder: Path = DATA) -> Task:
     protocol = PROTOCOLS[name]
     if protocol == "shipped":
         return shipped_task(log, shipped_test(log, folder / name))
-    split = split_log(log, SplitConfig(protocol=protocol, cloud_share=1.0))  # type: ignore[arg-type]
+    split = split_log(log, SplitConfig(protocol=protocol, cloud_share=1.0))
     ordered = log.times_C is not None
     train = split.train if ordered else shuffled(split.train)
     return Task(name, protocol, train, split.valid, split.test, ordered, split.hash)
