@@ -49,7 +49,7 @@ def on_ray(address: str | None = None, num_cpus: int | None = None) -> Iterator[
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its own advice, else printed at every start
         try:
             ray.init(address, **quiet, **(local if address == "local" else {}))
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises a bare one where its processes do not start in time
             raise RunError(f"Ray at {address!r} cannot be reached: {error}") from None
     try:
         yield _OnRay()
