@@ -120,7 +120,7 @@ def test_bad_vectors_are_refused_before_training(tmp_path, capsys, values):
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_folder_that_ends_as_if_never_stopped(tmp_path, capsys):
-    long = settings(**{"graph_model.epochs": 40, "graph_model.patience": 40, "graph_model.num_producers": 1})
+    long = settings(**{"graph_model.epochs": 12, "graph_model.patience": 12, "graph_model.num_producers": 1})
     folder = tmp_path / "stopped"
     command = [sys.executable, "-m", "cli.main", "cloud", "train", *long, "--out", str(folder)]
     process = subprocess.Popen(

@@ -48,7 +48,7 @@ class Batch:
     """``queries_B``, ``items_B``, ``shared_M``, ``hard_BH``: places among the D targets of the last block.
 
     ``shared_counts_BM``, ``hard_counts_BH``: whether a negative counts for a pair. ``pairs``: of the whole batch, of
-    which B are this process's share. ``made_s``: seconds that making it took.
+    which B are this process's share. ``made_cpu_s``: processor time that making it took.
     """
 
     epoch: int
@@ -62,7 +62,7 @@ class Batch:
     hard_BH: Tensor
     shared_counts_BM: Tensor
     hard_counts_BH: Tensor
-    made_s: float = 0.0
+    made_cpu_s: float = 0.0
 
     def to(self, device: str) -> Batch:
         if device == "cpu":
@@ -88,7 +88,7 @@ class BatchMaker(Dataset[Batch]):
             raise ConfigError(f"batches of {smallest} pairs for {world} processes; raise graph_model.batch_size")
 
     def __getitem__(self, key: Key) -> Batch:
-        began = time.perf_counter()
+        began = time.process_time()
         epoch, number = key
         config, material = self.config, self.material
         generator = batch_generator(self.seed, epoch, number)
@@ -98,7 +98,7 @@ class BatchMaker(Dataset[Batch]):
         sample = without_pairs(sampler(config, material.graph, generator), *pairs_B2.T)
         mine = slice(self.rank, None, self.world)
         batch = self._assembled(pairs_B2[mine], shared_M, hard_BH[mine], sample)
-        return replace(batch, epoch=epoch, number=number, pairs=len(pairs_B2), made_s=time.perf_counter() - began)
+        return replace(batch, epoch=epoch, number=number, pairs=len(pairs_B2), made_cpu_s=time.process_time() - began)
 
     def _assembled(self, pairs_B2: np.ndarray, shared_M: np.ndarray, hard_BH: np.ndarray, sample: Sampler) -> Batch:
         ids = (*pairs_B2.T, shared_M, np.maximum(hard_BH, 0))

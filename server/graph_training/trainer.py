@@ -49,7 +49,7 @@ class Hooks:
 
 
 @dataclass
-class _Meter:
+class Meter:
     """Seconds that the consumer waited for batches and computed, and the loss, summed over one epoch."""
 
     waited_s: float = 0.0
@@ -118,11 +118,11 @@ def _train(config: GraphModelConfig, task: Task, start: Progress | None, hooks: 
     maker = BatchMaker(config, task.seed, task.material, world.rank, world.size)
     trained = shared_model(model, world)
     keys = [(e, b) for e in range(progress.epoch + 1, config.epochs + 1) for b in range(maker.batches)]
-    meter = _Meter()
+    meter = Meter()
     for batch in meter.waiting(produced(maker, keys)):
         done = (batch.epoch - 1) * maker.batches + batch.number
         _set_rate(optimizer, learning_rate_at(config, done, maker.batches))
-        meter.stepped(_step(config, task.seed, trained, optimizer, batch.to(config.device), world))
+        meter.stepped(take_step(config, task.seed, trained, optimizer, batch.to(config.device), world))
         hooks.on_step(done + 1, config.epochs * maker.batches, f"epoch {batch.epoch}")
         if batch.number == maker.batches - 1:
             record = _record(config, task, model, batch.epoch, meter, maker.batches, world)
@@ -135,7 +135,7 @@ def _train(config: GraphModelConfig, task: Task, start: Progress | None, hooks: 
     return progress
 
 
-def _step(
+def take_step(
     config: GraphModelConfig,
     seed: int,
     model: nn.Module,
@@ -170,7 +170,7 @@ def batch_loss(config: GraphModelConfig, vectors_DF: Tensor, batch: Batch) -> Te
 
 
 def _record(
-    config: GraphModelConfig, task: Task, model: GraphModel, epoch: int, meter: _Meter, steps: int, world: World
+    config: GraphModelConfig, task: Task, model: GraphModel, epoch: int, meter: Meter, steps: int, world: World
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "kind": "graph-model",
