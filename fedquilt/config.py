@@ -177,7 +177,7 @@ class FederationConfig(_Section):
         description="bound on the L2 norm of a user's update, applied on the device and again in the cloud; inf = none",
     )
     upload_entries: int = Field(
-        1800, ge=0, description="largest entries of an update that are sent, about 1.5 bytes each; 0 = all, float32"
+        6000, ge=0, description="largest entries of an update that are sent, one to 1.7 bytes each; 0 = all, float32"
     )
     aggregator: str = "weighted-mean"
     aggregator_options: dict[str, Any] = Field(default_factory=dict)
