@@ -13,7 +13,7 @@ import torch
 from experiments.peers import bpr_mf, lightgcn
 from experiments.peers.interface import Factored
 from experiments.pinsage.data import Task
-from experiments.pinsage.judge import Answers, judged, selection
+from experiments.pinsage.judge import QUESTIONS, Answers, judged, selection
 
 JUDGED_USERS, JUDGED_SCORES = 1000, 1 << 23  # bounds on a look at validation clicks: users, and users times items
 Fit = Callable[..., tuple[Answers, int]]  # (task, seed, **hyper) -> answers of the best epoch, and which that was
@@ -45,9 +45,9 @@ def _best(fit: Callable[..., Factored], task: Task, seed: int, hyper: dict) -> t
     return best, factored.epoch
 
 
-def on_validation(answers: Answers, task: Task) -> dict[str, float]:
+def on_validation(answers: Answers, task: Task, questions: tuple[str, ...] = QUESTIONS) -> dict[str, float]:
     """What epochs and hyper-parameters are chosen by: a sample of users that never changes."""
-    return judged(answers, task, "valid", min(JUDGED_USERS, JUDGED_SCORES // task.train.num_items), (10,))
+    return judged(answers, task, "valid", min(JUDGED_USERS, JUDGED_SCORES // task.train.num_items), (10,), questions)
 
 
 def both(factored: Factored) -> list[Answers]:

@@ -48,10 +48,6 @@ class Questions:
     asked_R: np.ndarray
 
 
-def user_questions(held_out: HeldOut, users: np.ndarray) -> Questions:
-    return Questions(users, users)
-
-
 def item_questions(train: InteractionLog, users: np.ndarray, count: int = NUM_QUERIES) -> Questions:
     """The last ``count`` training clicks of each user, or as many as there are."""
     first_U = np.maximum(train.offsets[users + 1] - count, train.offsets[users])
@@ -96,15 +92,21 @@ def evaluated_users(held_out: HeldOut, train: InteractionLog, at_most: int | Non
 
 
 def judged(
-    answers: Answers, task: Task, part: str, at_most: int | None = None, ks: tuple[int, ...] = KS
+    answers: Answers,
+    task: Task,
+    part: str,
+    at_most: int | None = None,
+    ks: tuple[int, ...] = KS,
+    questions: tuple[str, ...] = QUESTIONS,
 ) -> dict[str, float]:
     """{"user NDCG@10": mean, "item NDCG@10": mean, ...} on the ``valid`` or ``test`` clicks."""
     held_out: HeldOut = getattr(task, part)
     users = evaluated_users(held_out, task.train, at_most)
-    found = {
-        "user": quality(answers.for_users, user_questions(held_out, users), held_out, task.train),
-        "item": quality(answers.for_items, item_questions(task.train, users), held_out, task.train),
+    asked = {
+        "user": (answers.for_users, Questions(users, users)),
+        "item": (answers.for_items, item_questions(task.train, users)),
     }
+    found = {question: quality(*asked[question], held_out, task.train) for question in questions}
     return {
         f"{question} {name}": round(float(values.mean()), 5)
         for question, table in found.items()
@@ -122,7 +124,7 @@ def require_honest(task: Task) -> None:
     for held_out in (task.valid, task.test):
         users = evaluated_users(held_out, task.train, at_most=500)
         kept = held_out.where(np.isin(held_out.users_H, users))
-        asked = user_questions(kept, users)
+        asked = Questions(users, users)
         place = np.searchsorted(users, kept.users_H)
         candidates_H = task.train.num_items - np.diff(task.train.offsets)[kept.users_H]
         offered = np.zeros(task.train.num_users, np.int64)

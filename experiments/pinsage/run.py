@@ -61,7 +61,7 @@ def study(name: str, task: Task, seeds: Sequence[int], path: Path, tuning: Path)
             continue
         answers, row = tried if tried and seed == 0 else fitted(model, task, seed, hyper)
         row = {"dataset": task.name, "model": name, "seed": seed, **about(task), **row}
-        row["test"] = judge.judged(answers, task, "test")
+        row["test"] = judge.judged(answers, model.asks(task) if model.asks else task, "test")
         results.write_results(path, [row], headline, key=KEY)
         say(name, task, f"seed {seed}  test {short(row['test'])}", row)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.pinsage import baselines
+from experiments.pinsage import baselines, graph_model, inductive
+from experiments.pinsage.data import Task
 from experiments.pinsage.judge import Answers
 
 Hyper = dict[str, Any]
@@ -14,14 +15,17 @@ Hyper = dict[str, Any]
 
 @dataclass(frozen=True)
 class Model:
-    """``grids``: by log, the trials. ``like``: trials are not tried; the hyper-parameters are another model's."""
+    """``grids``: by log, the trials. ``like``: nothing is tried; the hyper-parameters are another model's, with
+    ``changes``. ``asks``: what the fitted model is tested on, where that is not the whole task.
+    """
 
     title: str
     fit: Callable[..., tuple[Answers, int]]
-    grids: Mapping[str, Sequence[Hyper]]
+    grids: Mapping[str, Sequence[Hyper]] = field(default_factory=lambda: NOTHING)
     deterministic: bool = False
     like: str | None = None
     changes: Hyper | None = None
+    asks: Callable[[Task], Task] | None = None
 
 
 def trials(common: Hyper, *changes: Hyper) -> list[Hyper]:
@@ -67,8 +71,43 @@ LIGHT = {
     ),
 }
 
+PINSAGE = {
+    "ml-100k": trials(
+        {"epochs": 12, "pairs_per_epoch": 20000},
+        {"spectral": 64},
+        {"spectral": 128, "dim": 128},
+    ),
+    "citeulike-t": trials(
+        {"epochs": 9, "pairs_per_epoch": 20000, "window": 20, "pair_window": 5, "windowed": False, "dim": 128},
+        {"spectral": 128},
+        {"spectral": 256},
+    ),
+    "ml-1m": trials(
+        {"epochs": 12, "pairs_per_epoch": 20000, "window": 20, "pair_window": 5, "windowed": False},
+        {"spectral": 64},
+        {"spectral": 128, "dim": 128},
+    ),
+}
+
+
+def part(title: str, **changes: Any) -> Model:
+    """PinSage with one part taken away, everything else as validation chose it for the whole."""
+    return Model(title, graph_model.fit, like="pinsage", changes=changes)
+
+
 MODELS: dict[str, Model] = {
-    "popularity": Model("Popularity", baselines.popularity, NOTHING, deterministic=True),
+    "popularity": Model("Popularity", baselines.popularity, deterministic=True),
     "bpr-mf": Model("BPR-MF, 64 dimensions", baselines.bpr, BPR),
     "lightgcn": Model("LightGCN, 3 layers, 64 dimensions (PyG)", baselines.light, LIGHT),
+    "pinsage": Model("PinSage", graph_model.fit, PINSAGE),
+    "pinsage-mean": part("pooling by mean", convolution="pinsage-mean"),
+    "no-hard-negatives": part("no hard negatives", hard_negatives=False),
+    "no-curriculum": part("no curriculum: all hard negatives from the start", curriculum=False),
+    "uniform": part("neighbours drawn evenly", sampler="uniform"),
+    "no-spectral": part("no spectral features", spectral=0),
+    "spectral-only": Model("spectral features alone, nothing trained", graph_model.untrained, like="pinsage"),
+    "inductive-pinsage": Model("PinSage", inductive.pinsage, like="pinsage", asks=inductive.asked_task),
+    "inductive-features": Model("features only", inductive.feature_only, like="pinsage", asks=inductive.asked_task),
+    "inductive-popularity": Model("popularity", baselines.popularity, deterministic=True, asks=inductive.asked_task),
 }
+ABLATIONS = ("pinsage-mean", "no-hard-negatives", "no-curriculum", "uniform")
