@@ -39,3 +39,11 @@ class BudgetExceededError(PrivacyError):
 
 class LedgerError(PrivacyError):
     """A privacy ledger cannot be written or read, or does not fit what it is checked against."""
+
+
+class TooManyByzantineError(FederationError):
+    """A rule has too few users (K) for the Byzantine ones (f) that it is to withstand."""
+
+
+class MissingContextError(FederationError):
+    """A rule needs to know of the round what nobody gave it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from strategies.rules import AGGREGATORS, State
+from strategies.rules import AGGREGATORS, State, require_users
 
 
 @AGGREGATORS.register("mean")
@@ -14,8 +14,15 @@ from strategies.rules import AGGREGATORS, State
 class Mean:
     """update_P = (1/K) Σ updates_KP, whatever the weights.  O(K·P)."""
 
+    source = "McMahan et al. 2017, arXiv:1602.05629"
+    cost = "K·P"
     sensitivity = 2.0  # ||u - u'|| <= 2C, divided by K
     breakdown = 0.0
+    translation = scale = tight = True
 
     def __call__(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        require_users(self, updates_KP)
         return updates_KP.mean(dim=0)
+
+    def row_weights(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        return torch.full_like(weights_K, 1 / len(weights_K))

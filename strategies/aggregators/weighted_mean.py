@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from strategies.rules import AGGREGATORS, State
+from strategies.rules import AGGREGATORS, State, require_users
 
 
 @AGGREGATORS.register("weighted-mean")
@@ -14,8 +14,15 @@ from strategies.rules import AGGREGATORS, State
 class WeightedMean:
     """update_P = Σ weights_K updates_KP, with weights that sum to 1.  O(K·P)."""
 
+    source = "McMahan et al. 2017, arXiv:1602.05629"
+    cost = "K·P"
     sensitivity = None  # depends on the clients' weights: central privacy refuses it, take "mean"
     breakdown = 0.0
+    translation = scale = tight = honours_weights = True
 
     def __call__(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
-        return weights_K @ updates_KP
+        require_users(self, updates_KP)
+        return weights_K.to(updates_KP.dtype) @ updates_KP
+
+    def row_weights(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        return weights_K
