@@ -1,0 +1,47 @@
+"""What each user has spent, which is less than the bound that holds for all (Feldman and Zrnic 2021, arXiv:2008.11193).
+
+Two views. *Participation*: a user pays one unsampled Gaussian for every round taken part in; it depends on the draw of
+cohorts only, so its quantiles may be shown. *Norms*: a user whose row was shorter than the clipping norm pays less; it
+depends on the user's data, so it stays secret: it may stop a user (an individual filter), never be shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from fedquilt.errors import PrivacyError
+from fedquilt.privacy.gaussian import gaussian_epsilon
+
+
+def participation_mu2(
+    rounds: Iterable[tuple[np.ndarray, float]], client_ids_U: np.ndarray, norms: Iterable[np.ndarray] | None = None
+) -> np.ndarray:
+    """mu² [U] of every user, exact for adaptive rounds: Σ over the user's rounds of (norm / C)² / z².
+
+    ``rounds``: (client ids [K] of the cohort, noise multiplier). ``norms``: per round [K], norm / clipping norm of
+    every row in [0, 1]; without them every row counts as 1. ``client_ids_U`` is sorted.
+    """
+    mu2_U = np.zeros(len(client_ids_U))
+    lengths = iter(norms) if norms is not None else None
+    for client_ids_K, noise_multiplier in rounds:
+        places_K = np.searchsorted(client_ids_U, client_ids_K)
+        if len(client_ids_K) and not np.array_equal(client_ids_U.take(places_K, mode="clip"), client_ids_K):
+            raise PrivacyError("a cohort holds users who are not in the population; record a population-changed event")
+        share_K: np.ndarray | float = 1.0 if lengths is None else _shares(next(lengths), len(client_ids_K))
+        mu2_U[places_K] += share_K**2 / noise_multiplier**2 if noise_multiplier else math.inf
+    return mu2_U
+
+
+def epsilons_of(mu2_U: np.ndarray, delta: float) -> np.ndarray:
+    """epsilon [U] at delta; one root search per distinct mu."""
+    values, inverse_U = np.unique(mu2_U, return_inverse=True)
+    return np.array([gaussian_epsilon(math.sqrt(value), delta) for value in values])[inverse_U]
+
+
+def _shares(shares_K: np.ndarray, count: int) -> np.ndarray:
+    if len(shares_K) != count or not np.all((shares_K >= 0) & (shares_K <= 1)):
+        raise PrivacyError(f"need one norm / clipping_norm in [0, 1] for each of {count} users of the cohort")
+    return np.asarray(shares_K, np.float64)
