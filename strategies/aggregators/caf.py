@@ -1,0 +1,63 @@
+"""Covariance-bound agnostic filter, CAF (Allouah et al. 2025, arXiv:2505.01874)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from fedquilt.seeds import key_for
+from strategies.rows import weighted_sum
+from strategies.rules import AGGREGATORS, RoundContext, State, require_count, require_users
+from strategies.spectrum import top_direction
+
+
+@AGGREGATORS.register("caf")
+@dataclass(frozen=True)
+class CovarianceFilter:
+    """Users lose weight as they stick out along the direction of most variance, until 2f of K are gone; the weighted
+    mean that had the least such variance.  O(turns·power_steps·K·P), up to 2f + 1 turns.
+
+    w_k <- w_k (1 - t_k / max t), t_k = ((x_k - mean)·v)². v from power steps that start at a drawn vector in the first
+    turn and at the turn's before in the others. Needs K > 2f; f = 0 is the mean.
+    """
+
+    num_byzantine: int = 1
+    power_steps: int = 8
+    seed: int = 0
+
+    source = "Allouah et al. 2025, arXiv:2505.01874"
+    cost = "f·steps·K·P"
+    sensitivity = None
+    breakdown = 0.5
+    translation = scale = True
+
+    def __post_init__(self) -> None:
+        require_count("num_byzantine", self.num_byzantine)
+        require_count("power_steps", self.power_steps, least=1)
+
+    def needs(self, num_byzantine: int) -> int:
+        return 2 * num_byzantine + 1
+
+    def in_round(self, context: RoundContext) -> CovarianceFilter:
+        return replace(self, seed=key_for(context.run_seed, context.round_, 0, "caf") >> 1)
+
+    def __call__(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        return weighted_sum(self.row_weights(updates_KP, weights_K, state), updates_KP)
+
+    def row_weights(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        k, f = require_users(self, updates_KP), self.num_byzantine
+        left_K = torch.ones(k, dtype=updates_KP.dtype)
+        if f == 0 or updates_KP.shape[1] == 0:
+            return left_K / k
+        vector_P = torch.randn(updates_KP.shape[1], generator=torch.Generator().manual_seed(self.seed)).to(left_K.dtype)
+        best_K, least = left_K, float("inf")
+        while left_K.sum() > k - 2 * f:
+            variance, vector_P, along_K = top_direction(updates_KP, left_K, vector_P, self.power_steps)
+            if variance < least:
+                best_K, least = left_K, variance
+            far_K = along_K.square()
+            if not far_K.max() > 0:
+                break
+            left_K = left_K * (1 - far_K / far_K.max())
+        return best_K / best_K.sum()

@@ -1,0 +1,44 @@
+"""Bucketing (Karimireddy, He and Jaggi 2022, arXiv:2006.09365)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from fedquilt.seeds import key_for
+from strategies.rules import PRE_RULES, RoundContext, require_count, require_users
+
+
+@PRE_RULES.register("bucketing")
+@dataclass(frozen=True)
+class Bucketing:
+    """Means of ``size`` users each, shuffled anew every round.  O(K·P).
+
+    K' = ceil(K / size) rows are left, the last of fewer users where K does not divide; up to f of them are touched by
+    f liars, so the rule's num_byzantine stays. A bucket has the weight of its users together. The shuffle depends on
+    the run's seed and the round.
+    """
+
+    size: int = 2
+
+    source = "Karimireddy et al. 2022, arXiv:2006.09365"
+    cost = "K·P"
+
+    def __post_init__(self) -> None:
+        require_count("size", self.size, least=1)
+
+    def __call__(
+        self, updates_KP: torch.Tensor, weights_K: torch.Tensor, context: RoundContext
+    ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
+        k = require_users(self, updates_KP)
+        generator = torch.Generator().manual_seed(key_for(context.run_seed, context.round_, 0, "bucketing") >> 1)
+        shuffled = torch.randperm(k, generator=generator)
+        num_buckets = -(-k // self.size)
+        bucket_K = torch.arange(k) // self.size
+        sums_KP = torch.zeros(num_buckets, updates_KP.shape[1], dtype=updates_KP.dtype)
+        for row, bucket in zip(shuffled.tolist(), bucket_K.tolist(), strict=True):
+            sums_KP[bucket] += updates_KP[row]
+        sums_KP /= torch.bincount(bucket_K)[:, None]
+        weights = torch.zeros(num_buckets, dtype=weights_K.dtype).index_add_(0, bucket_K, weights_K[shuffled])
+        return sums_KP, weights, replace(context, client_ids_K=None, nodes_K=None)

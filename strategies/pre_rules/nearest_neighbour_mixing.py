@@ -1,0 +1,39 @@
+"""Nearest-neighbour mixing, NNM (Allouah et al. 2023, arXiv:2302.01772)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from strategies.distances import nearest, squared_distances
+from strategies.rules import PRE_RULES, RoundContext, require_count, require_users
+
+
+@PRE_RULES.register("nearest-neighbour-mixing")
+@dataclass(frozen=True)
+class NearestNeighbourMixing:
+    """Every update becomes the mean of the K - f updates nearest to it, itself among them.  O(K²·P).
+
+    As one product of [K, K] and [K, P]: two [K, P] and three [K, K] in memory. Needs K > f.
+    """
+
+    num_byzantine: int = 1
+
+    source = "Allouah et al. 2023, arXiv:2302.01772"
+    cost = "K²·P"
+
+    def __post_init__(self) -> None:
+        require_count("num_byzantine", self.num_byzantine)
+
+    def needs(self, num_byzantine: int) -> int:
+        return num_byzantine + 1
+
+    def __call__(
+        self, updates_KP: torch.Tensor, weights_K: torch.Tensor, context: RoundContext
+    ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
+        k = require_users(self, updates_KP)
+        count = k - self.num_byzantine
+        chosen = torch.from_numpy(nearest(squared_distances(updates_KP), count))
+        mixing_KK = torch.zeros(k, k, dtype=updates_KP.dtype).scatter_(1, chosen, 1 / count)
+        return mixing_KK @ updates_KP, weights_K, context
