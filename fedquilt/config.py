@@ -97,7 +97,14 @@ class GraphModelConfig(_Section):
     pairs_per_epoch: int = Field(0, ge=0, description="pairs drawn for an epoch; 0 = all")
     epochs: int = Field(10, ge=0)
     batch_size: int = Field(1024, ge=1, description="pairs a step; 512 to 4,096 in the paper")
-    loss: Literal["max-margin", "unsupervised"] = "max-margin"
+    query_users: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of pairs whose query is the user's latest clicks (user_clicks), not one item",
+    )
+    loss: Literal["max-margin", "unsupervised", "softmax"] = "max-margin"
+    temperature: float = Field(1.0, gt=0, description="of the softmax loss")
     margin: float = Field(0.1, ge=0, description="of the max-margin loss")
     shared_negatives: int = Field(500, ge=1, description="random items that all pairs of a batch are told apart from")
     negative_power: float = Field(
@@ -179,8 +186,17 @@ class FederationConfig(_Section):
     upload_entries: int = Field(
         6000, ge=0, description="largest entries of an update that are sent, one to 1.7 bytes each; 0 = all, float32"
     )
-    aggregator: str = "weighted-mean"
+    aggregator: str = Field("weighted-mean", description="a name that `fedquilt rules` lists, or package.module:Rule")
     aggregator_options: dict[str, Any] = Field(default_factory=dict)
+    pre_rules: tuple[str, ...] = Field(
+        (), description="what is done to the updates before the aggregator, in this order; `fedquilt rules` lists them"
+    )
+    pre_rule_options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options by pre-rule's name")
+    fallback_aggregator: str = Field(
+        "median",
+        description="takes a round in which the aggregator has too few users for its num_byzantine; empty = an error",
+    )
+    fallback_options: dict[str, Any] = Field(default_factory=dict)
     weighting: Literal["uniform", "num-examples"] = "uniform"
     max_examples: int = Field(
         1000, ge=1, description="num-examples weighting: a user counts for at most this many examples"
