@@ -21,7 +21,7 @@ from fedquilt.seeds import generator_for
 from server.cloud import validation_of
 from server.graph_training.batches import Material, sampler
 from server.graph_training.negatives import hard_pool, shared_distribution
-from server.graph_training.pairs import click_pairs, walk_pairs
+from server.graph_training.pairs import Histories, click_pairs, walk_pairs
 from server.graph_training.schedule import hard_negatives_at
 from server.graph_training.trainer import Task
 
@@ -78,7 +78,9 @@ def catalogue_of(
     """
     settings = config.graph_model
     graph = build_coclick(log, settings.window, settings.top_edges)
-    features = item_features(log, graph, given, missing=settings.missing_features, fitted_on_I=known_I)
+    # The degree in PinSage's graph of items and users is the number of clicks; here pruning evens degrees out.
+    clicks = GivenVectors("log-clicks", np.log1p(log.popularity_I)[:, None])
+    features = item_features(log, graph, [*given, clicks], missing=settings.missing_features, fitted_on_I=known_I)
     return Catalogue(graph, features, neighbour_table(settings, graph, config.seed))
 
 
@@ -114,7 +116,8 @@ def _material(config: GraphModelConfig, seed: int, log: InteractionLog, catalogu
     nothing_IR = np.full((log.num_items, 1), -1, np.int32)
     pool_IR = hard_pool(catalogue.graph, config, seed) if uses_hard else nothing_IR
     cumulative_I = shared_distribution(log.popularity_I, config.negative_power)
-    return Material(catalogue.graph, catalogue.features.values_IF, pairs_P2, cumulative_I, pool_IR)
+    histories = Histories.of(log, config.pair_window) if config.query_users and config.pairs == "clicks" else None
+    return Material(catalogue.graph, catalogue.features.values_IF, pairs_P2, cumulative_I, pool_IR, histories)
 
 
 def _hash(config: Config, split: Split, features: Features) -> str:
