@@ -58,6 +58,26 @@ def unsupervised(
     return -(logsigmoid(_positive(queries_BF, items_BF)) + Q * pushed_B).mean()
 
 
+def softmax(
+    queries_BF: Tensor,
+    items_BF: Tensor,
+    temperature: float,
+    shared_MF: Tensor | None = None,
+    hard_BHF: Tensor | None = None,
+    shared_counts_BM: Tensor | None = None,
+    hard_counts_BH: Tensor | None = None,
+) -> Tensor:
+    """Mean over rows of -log( e^(s_i / t) / (e^(s_i / t) + sum_n e^(s_n / t)) ), s = z_q · z, a scalar.
+
+    The sampled softmax (Jean et al. 2015, arXiv:1412.2007) over the negatives that count for the row; evenly drawn ones
+    need no correction.
+    """
+    scores_BN, counts_BN = _negatives(queries_BF, shared_MF, hard_BHF, shared_counts_BM, hard_counts_BH)
+    among_BN = scores_BN.masked_fill(~counts_BN, -torch.inf)
+    logits = torch.cat([_positive(queries_BF, items_BF)[:, None], among_BN], dim=1) / temperature
+    return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
 def one_label(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     """Mean cross-entropy of rows with a label; label -1: the row does not count; no label at all costs 0."""
     if logits_BC.dim() != 2 or labels_B.shape != logits_BC.shape[:1]:

@@ -24,7 +24,7 @@ from fedquilt.graphs.splits import HeldOut
 from server.graph_training.batches import Material
 from server.graph_training.checkpoint import Progress
 from server.graph_training.negatives import hard_pool, shared_distribution
-from server.graph_training.pairs import click_pairs
+from server.graph_training.pairs import Histories, click_pairs
 from server.graph_training.prepare import neighbour_table
 from server.graph_training.schedule import hard_negatives_at
 from server.graph_training.trainer import Hooks, fresh, train
@@ -84,15 +84,24 @@ def training_task(config: GraphModelConfig, log: InteractionLog, seed: int, valu
     if hard_negatives_at(config, config.epochs):
         pool_IR = hard_pool(graph, config, seed)
     cumulative_I = shared_distribution(log.popularity_I, config.negative_power)
-    material = Material(graph, values_IF, click_pairs(log, config.pair_window), cumulative_I, pool_IR)
+    histories = Histories.of(log, config.pair_window) if config.query_users else None
+    pairs_P2 = click_pairs(log, config.pair_window)
+    material = Material(graph, values_IF, pairs_P2, cumulative_I, pool_IR, histories)
     nothing = HeldOut(log.users_C[:0], log.items_C[:0])
     return TrainingTask(material, log, nothing, neighbour_table(config, graph, seed), seed, "study")
 
 
 def features(config: GraphModelConfig, log: InteractionLog, spectral: int, windowed: bool) -> np.ndarray:
     """float32 [I, F], standardised."""
-    given = [GivenVectors("spectral", spectrum_of(log, spectral, windowed).vectors_ID)] if spectral else []
+    given = [clicks_of(log)]
+    if spectral:
+        given.append(GivenVectors("spectral", spectrum_of(log, spectral, windowed).vectors_ID))
     return item_features(log, graph_of(config, log), given, fitted_on_I=log.popularity_I > 0).values_IF
+
+
+def clicks_of(log: InteractionLog) -> GivenVectors:
+    """The degree in a graph of items and users, as in PinSage: log(1 + clicks)."""
+    return GivenVectors("log-clicks", np.log1p(log.popularity_I)[:, None])
 
 
 def graph_of(config: GraphModelConfig, log: InteractionLog) -> CoClickGraph:

@@ -76,9 +76,9 @@ def later_features(
     config: GraphModelConfig, task: Task, before: Task, spectral: int, windowed: bool, new_I: np.ndarray
 ) -> np.ndarray:
     """Scaled as in training; an item that training knew keeps its spectral vector, a new one is put beside these."""
-    given = []
+    given = [graph_model.clicks_of(task.train)]
     if spectral:
         old = graph_model.spectrum_of(before.train, spectral, windowed)
-        given = [GivenVectors("spectral", extended(old, task.train, windowed, new_I))]
+        given.append(GivenVectors("spectral", extended(old, task.train, windowed, new_I)))
     graph = graph_model.graph_of(config, task.train)
     return item_features(task.train, graph, given, fitted_on_I=before.train.popularity_I > 0).values_IF

@@ -25,8 +25,9 @@ from fedquilt.graphs.importance import visit_counts
 from fedquilt.graphs.uniform import uniform_neighbours
 from models.graph_losses import not_in_pair
 from models.graph_model import TorchBlock
+from server.graph_training.judge import recency_weights
 from server.graph_training.negatives import batch_generator, draw_hard, draw_shared
-from server.graph_training.pairs import batch_of, epoch_order, num_batches
+from server.graph_training.pairs import Histories, batch_of, epoch_order, num_batches
 from server.graph_training.schedule import hard_negatives_at
 
 Key = tuple[int, int]  # epoch from 1, number from 0
@@ -34,13 +35,17 @@ Key = tuple[int, int]  # epoch from 1, number from 0
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What batches are made of. pairs_P2 int64; cumulative_I of the shared negatives; pool_IR of the hard ones."""
+    """What batches are made of. pairs_P2 int64; cumulative_I of the shared negatives; pool_IR of the hard ones.
+
+    ``histories`` of the pairs, where queries may be users (``query_users``).
+    """
 
     graph: CoClickGraph
     values_IF: np.ndarray
     pairs_P2: np.ndarray
     cumulative_I: np.ndarray
     pool_IR: np.ndarray
+    histories: Histories | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +53,9 @@ class Batch:
     """``queries_B``, ``items_B``, ``shared_M``, ``hard_BH``: places among the D targets of the last block.
 
     ``shared_counts_BM``, ``hard_counts_BH``: whether a negative counts for a pair. ``pairs``: of the whole batch, of
-    which B are this process's share. ``made_cpu_s``: processor time that making it took.
+    which B are this process's share. ``earlier_BA``, like ``queries_B``: what the query's user clicked before it, with
+    weights (0: no such click) relative to the query's; A = 0 where queries are items. ``made_cpu_s``: processor time
+    that making it took.
     """
 
     epoch: int
@@ -62,6 +69,8 @@ class Batch:
     hard_BH: Tensor
     shared_counts_BM: Tensor
     hard_counts_BH: Tensor
+    earlier_BA: Tensor
+    earlier_weights_BA: Tensor
     made_cpu_s: float = 0.0
 
     def to(self, device: str) -> Batch:
@@ -92,22 +101,36 @@ class BatchMaker(Dataset[Batch]):
         epoch, number = key
         config, material = self.config, self.material
         generator = batch_generator(self.seed, epoch, number)
-        pairs_B2 = material.pairs_P2[batch_of(self._order_of(epoch), number, self.batches)]
+        rows_B = batch_of(self._order_of(epoch), number, self.batches)
+        pairs_B2 = material.pairs_P2[rows_B]
         shared_M = draw_shared(material.cumulative_I, config.shared_negatives, generator)
         hard_BH = draw_hard(material.pool_IR, pairs_B2[:, 0], hard_negatives_at(config, epoch), generator)
-        sample = without_pairs(sampler(config, material.graph, generator), *pairs_B2.T)
+        earlier_BA = self._earlier(rows_B, generator)
+        hidden = np.concatenate([pairs_B2, _predicted_from(earlier_BA, pairs_B2[:, 1])])
+        sample = without_pairs(sampler(config, material.graph, generator), *hidden.T)
         mine = slice(self.rank, None, self.world)
-        batch = self._assembled(pairs_B2[mine], shared_M, hard_BH[mine], sample)
+        batch = self._assembled(pairs_B2[mine], shared_M, hard_BH[mine], earlier_BA[mine], sample)
         return replace(batch, epoch=epoch, number=number, pairs=len(pairs_B2), made_cpu_s=time.process_time() - began)
 
-    def _assembled(self, pairs_B2: np.ndarray, shared_M: np.ndarray, hard_BH: np.ndarray, sample: Sampler) -> Batch:
-        ids = (*pairs_B2.T, shared_M, np.maximum(hard_BH, 0))
+    def _earlier(self, rows_B: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """int64 [B, A]: the clicks before the query, for the share of pairs whose query is a user; else -1."""
+        config, histories = self.config, self.material.histories
+        if not config.query_users or histories is None:
+            return np.empty((len(rows_B), 0), np.int64)
+        by_user_B = generator.random(len(rows_B)) < config.query_users
+        return np.where(by_user_B[:, None], histories.before(rows_B, config.user_clicks - 1), -1)
+
+    def _assembled(
+        self, pairs_B2: np.ndarray, shared_M: np.ndarray, hard_BH: np.ndarray, earlier_BA: np.ndarray, sample: Sampler
+    ) -> Batch:
+        clicked_BA = np.where(earlier_BA >= 0, earlier_BA, pairs_B2[:, :1])
+        ids = (*pairs_B2.T, shared_M, np.maximum(hard_BH, 0), clicked_BA)
         targets_D, places = np.unique(np.concatenate([part.ravel() for part in ids]), return_inverse=True)
         layers = self.config.num_layers
         blocks = build_blocks(targets_D, sample, layers) if layers else []
         sources_N = blocks[0].sources_N if blocks else targets_D
         ends = np.cumsum([part.size for part in ids])[:-1]
-        queries_B, items_B, shared, hard = (torch.from_numpy(part) for part in np.split(places, ends))
+        queries_B, items_B, shared, hard, earlier = (torch.from_numpy(part) for part in np.split(places, ends))
         query_ids, item_ids = (torch.from_numpy(column) for column in pairs_B2.T.copy())
         return Batch(
             epoch=0,
@@ -121,6 +144,10 @@ class BatchMaker(Dataset[Batch]):
             hard_BH=hard.reshape(hard_BH.shape),
             shared_counts_BM=not_in_pair(torch.from_numpy(shared_M), query_ids, item_ids),
             hard_counts_BH=not_in_pair(torch.from_numpy(hard_BH), query_ids, item_ids),
+            earlier_BA=earlier.reshape(earlier_BA.shape),
+            earlier_weights_BA=torch.from_numpy(
+                (earlier_BA >= 0) * recency_weights(self.config)[1 : 1 + earlier_BA.shape[1]]
+            ).float(),
         )
 
     def _order_of(self, epoch: int) -> np.ndarray:
@@ -128,6 +155,12 @@ class BatchMaker(Dataset[Batch]):
             count = len(self.material.pairs_P2)
             self._order = (epoch, epoch_order(count, self.config.pairs_per_epoch, self.seed, epoch))
         return self._order[1]
+
+
+def _predicted_from(earlier_BA: np.ndarray, items_B: np.ndarray) -> np.ndarray:
+    """int64 [., 2]: (earlier click, predicted item) of all rows."""
+    rows, columns = np.nonzero(earlier_BA >= 0)
+    return np.stack([earlier_BA[rows, columns], items_B[rows]], axis=1)
 
 
 def sampler(config: GraphModelConfig, graph: CoClickGraph, generator: np.random.Generator) -> Sampler:

@@ -18,6 +18,12 @@ _AT_ONCE = 512
 _MOST_JUDGED = 20_000  # held-out clicks: the standard error of a mean is then below 0.004
 
 
+def recency_weights(config: GraphModelConfig) -> np.ndarray:
+    """[A]: the weight of the latest click, 1, of the one before it, and so on, of ``user_clicks``."""
+    decay = config.user_decay if config.user_pooling == "decay" else 1.0
+    return decay ** np.arange(config.user_clicks)
+
+
 def user_vectors(
     vectors_IF: np.ndarray, log: InteractionLog, users_B: np.ndarray, config: GraphModelConfig
 ) -> np.ndarray:
@@ -26,9 +32,8 @@ def user_vectors(
     w_a is proportional to ``user_decay``^a (``user_pooling`` decay) or constant (mean), and sums to 1. ``judge`` item:
     the latest click alone.
     """
-    clicks = 1 if config.judge == "item" else config.user_clicks
-    decay = config.user_decay if config.user_pooling == "decay" else 1.0
-    weight_A = decay ** np.arange(clicks)
+    weight_A = recency_weights(config)[: 1 if config.judge == "item" else None]
+    clicks = len(weight_A)
     place_BA = log.offsets[users_B + 1][:, None] - 1 - np.arange(clicks)
     real_BA = place_BA >= log.offsets[users_B][:, None]
     weight_BA = np.where(real_BA, weight_A, 0.0)

@@ -7,6 +7,8 @@ that walks from it visit, drawn by visit counts (GraphSAGE's co-occurrence, Hami
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fedquilt.errors import DataError
@@ -22,9 +24,8 @@ def click_pairs(log: InteractionLog, window: int) -> np.ndarray:
     """
     parts = []
     for distance in range(1, window + 1):
-        earlier, later = log.items_C[:-distance], log.items_C[distance:]
-        same = (log.users_C[:-distance] == log.users_C[distance:]) & (earlier != later)
-        parts.append(np.stack([earlier[same], later[same]], axis=1).astype(np.int64))
+        earlier_P = _earlier(log, distance)
+        parts.append(np.stack([log.items_C[earlier_P], log.items_C[earlier_P + distance]], axis=1).astype(np.int64))
     pairs_P2 = np.concatenate(parts)
     if not len(pairs_P2):
         raise DataError(
@@ -32,6 +33,34 @@ def click_pairs(log: InteractionLog, window: int) -> np.ndarray:
             "give the cloud more clicks (split.cloud_share)"
         )
     return pairs_P2
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """Whose clicks a pair's query comes after. items_C: all clicks; of pair p, the query is click ``queries_P[p]`` and
+    its user's clicks begin at ``firsts_P[p]``.
+    """
+
+    items_C: np.ndarray
+    queries_P: np.ndarray
+    firsts_P: np.ndarray
+
+    @classmethod
+    def of(cls, log: InteractionLog, window: int) -> Histories:
+        """Of ``click_pairs(log, window)``, in the same order."""
+        queries_P = np.concatenate([_earlier(log, distance) for distance in range(1, window + 1)])
+        return cls(log.items_C, queries_P, log.offsets[log.users_C[queries_P]])
+
+    def before(self, pairs_B: np.ndarray, count: int) -> np.ndarray:
+        """int64 [B, count]: the items that the pair's user clicked before the query, the latest first; -1 padded."""
+        place_BA = self.queries_P[pairs_B][:, None] - 1 - np.arange(count)
+        return np.where(place_BA >= self.firsts_P[pairs_B][:, None], self.items_C[np.maximum(place_BA, 0)], -1)
+
+
+def _earlier(log: InteractionLog, distance: int) -> np.ndarray:
+    """The first clicks of all pairs ``distance`` places apart."""
+    same = (log.users_C[:-distance] == log.users_C[distance:]) & (log.items_C[:-distance] != log.items_C[distance:])
+    return np.flatnonzero(same)
 
 
 def walk_pairs(visited: Neighbourhoods, pairs_per_item: int, generator: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ from fedquilt.graphs.importance import Neighbourhoods
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import HeldOut
 from fedquilt.seeds import key_for
-from models.graph_losses import max_margin, unsupervised
+from models.graph_losses import max_margin, softmax, unsupervised
 from models.graph_model import GraphModel
 from server.graph_training.batches import Batch, BatchMaker, Material, produced
 from server.graph_training.checkpoint import Progress, optimizer_moments, restore_moments
@@ -159,14 +159,25 @@ def batch_loss(config: GraphModelConfig, vectors_DF: Tensor, batch: Batch) -> Te
     hard = (vectors_DF[batch.hard_BH], batch.hard_counts_BH) if batch.hard_BH.shape[1] else (None, None)
 
     def against(shared: Sequence[Tensor | None], hard: Sequence[Tensor | None]) -> Tensor:
-        queries_BF, items_BF = vectors_DF[batch.queries_B], vectors_DF[batch.items_B]
+        queries_BF, items_BF = query_vectors(vectors_DF, batch), vectors_DF[batch.items_B]
         if config.loss == "unsupervised":
             return unsupervised(queries_BF, items_BF, shared[0], hard[0], shared[1], hard[1])
+        if config.loss == "softmax":
+            return softmax(queries_BF, items_BF, config.temperature, shared[0], hard[0], shared[1], hard[1])
         return max_margin(queries_BF, items_BF, config.margin, shared[0], hard[0], shared[1], hard[1])
 
     if not config.hard_share or hard[0] is None:
         return against(shared, hard)
     return (1 - config.hard_share) * against(shared, (None, None)) + config.hard_share * against((None, None), hard)
+
+
+def query_vectors(vectors_DF: Tensor, batch: Batch) -> Tensor:
+    """[B, F]: the query's vector, or where the query is a user the weighted mean over that user's latest clicks."""
+    queries_BF, weights_BA = vectors_DF[batch.queries_B], batch.earlier_weights_BA
+    if not weights_BA.shape[1]:
+        return queries_BF
+    earlier_BF = torch.einsum("ba,baf->bf", weights_BA, vectors_DF[batch.earlier_BA])
+    return (queries_BF + earlier_BF) / (1 + weights_BA.sum(1, keepdim=True))
 
 
 def _record(
