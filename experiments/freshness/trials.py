@@ -16,11 +16,7 @@ def _local(steps: int, rate: float) -> Overrides:
     return f"evaluation.personal_steps={steps}", f"evaluation.personal_learning_rate={rate}"
 
 
-SHORT_SIGHTED: Overrides = (
-    "meta.num_support=4",
-    "meta.num_query=4",
-    "federation.rounds=120",
-)  # targets are near clicks
+MORE_MOMENTS: Overrides = ("meta.num_contexts=4", "federation.rounds=60")
 
 # A column's own settings, then what it may vary. Ours, FedAvg and the oracle have as many trials.
 FIXED: dict[str, Overrides] = {
@@ -30,10 +26,10 @@ FIXED: dict[str, Overrides] = {
     ORACLE: ("split.cloud_share=1.0", "federation.rounds=0"),
 }
 TRIALS: dict[str, tuple[Overrides, ...]] = {
-    OURS: ((), ("server_optimizer.learning_rate=0.03",), SHORT_SIGHTED),
+    OURS: ((), ("server_optimizer.learning_rate=0.03",), MORE_MOMENTS),
     LOCAL: tuple(_local(steps, rate) for steps in (1, 5) for rate in (0.03, 0.1)),
-    FEDAVG: ((), ("server_optimizer.learning_rate=0.005",), SHORT_SIGHTED),
-    ORACLE: ((), ("cloud.learning_rate=0.002",), ("cloud.num_targets=4",)),
+    FEDAVG: ((), ("server_optimizer.learning_rate=0.005",), MORE_MOMENTS),
+    ORACLE: ((), ("cloud.learning_rate=0.002",), ("cloud.num_contexts=8", "cloud.epochs=60")),
 }
 JUDGED_BY = {OURS: "personal", LOCAL: "personal", FEDAVG: "global", ORACLE: "base"}  # the variant of a run
 
