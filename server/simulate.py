@@ -26,8 +26,9 @@ from server.examine import examiner
 from server.in_process import InProcessGrid
 from server.loop import run_federation
 from server.task import Deployment, FederationResult, Hooks
+from strategies.aggregation import make_aggregation
 from strategies.evaluation import Evaluation
-from strategies.rules import make_aggregator, make_optimizer
+from strategies.rules import make_optimizer
 
 Progress = Callable[[str, int, int, str], None]
 CLOUD_HISTORY = "cloud.json"
@@ -95,8 +96,10 @@ def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str
 
 def _require_known_names(config: Config) -> None:
     """What would otherwise fail after the cloud has been trained."""
+    if config.attack.name:
+        raise ConfigError(f"attack.name = {config.attack.name!r}: attacks are simulated by `fedquilt attack run` only")
     federation, optimizer = config.federation, config.server_optimizer
-    make_aggregator(federation.aggregator, federation.aggregator_options)
+    make_aggregation(federation)
     make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
     require_parts(config.patch.parts, "patch.parts")
     if config.meta.inner_steps:

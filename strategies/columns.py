@@ -86,7 +86,7 @@ def _near_middle(sorted_KB: torch.Tensor, keep: int) -> torch.Tensor:
 
 
 @njit(nogil=True, cache=True)
-def _load(rows_KP, bits_KP, start, width, keys_KB):  # type: ignore[no-untyped-def]
+def _load(rows_KP, bits_KP, start, width, keys_KB):
     """Keys of a block of columns: integers that order as the floats do."""
     for k in range(len(rows_KP)):
         for b in range(width):
@@ -95,7 +95,7 @@ def _load(rows_KP, bits_KP, start, width, keys_KB):  # type: ignore[no-untyped-d
 
 
 @njit(nogil=True, cache=True)
-def _value(key):  # type: ignore[no-untyped-def]
+def _value(key):
     """The float of a key."""
     one = np.empty(1, np.int32)
     one[0] = key ^ ((key >> np.int32(31)) & _LOW_31)
@@ -103,7 +103,7 @@ def _value(key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _select(keys_KB, rank, width, low_B, high_B, middle_B, count_B):  # type: ignore[no-untyped-def]
+def _select(keys_KB, rank, width, low_B, high_B, middle_B, count_B):
     """high_B: a bound between the keys of rank ``rank`` (from 0; at most the bound) and the next larger key."""
     k_users = len(keys_KB)
     for b in range(width):
@@ -137,7 +137,7 @@ def _select(keys_KB, rank, width, low_B, high_B, middle_B, count_B):  # type: ig
 
 
 @njit(nogil=True, cache=True)
-def _around(keys_KB, width, bound_B, below_B, above_B, count_B):  # type: ignore[no-untyped-def]
+def _around(keys_KB, width, bound_B, below_B, above_B, count_B):
     """The largest key up to the bound, how many keys that are, and the smallest key beyond it."""
     for b in range(width):
         below_B[b] = np.int32(-2147483648)
@@ -153,7 +153,7 @@ def _around(keys_KB, width, bound_B, below_B, above_B, count_B):  # type: ignore
 
 
 @njit(nogil=True, cache=True)
-def _middle_of_block(keys_KB, width, scratch, out_B):  # type: ignore[no-untyped-def]
+def _middle_of_block(keys_KB, width, scratch, out_B):
     """Medians of the columns of a block of keys."""
     k_users = len(keys_KB)
     low_B, high_B, middle_B, count_B, below_B, above_B = scratch
@@ -169,7 +169,7 @@ def _middle_of_block(keys_KB, width, scratch, out_B):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True)
-def _scratch(width):  # type: ignore[no-untyped-def]
+def _scratch(width):
     return (
         np.empty(width, np.int32),
         np.empty(width, np.int32),
@@ -181,7 +181,7 @@ def _scratch(width):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _median(rows_KP, unused, block, first, last, out_P):  # type: ignore[no-untyped-def]
+def _median(rows_KP, unused, block, first, last, out_P):
     keys_KB, scratch = np.empty((len(rows_KP), block), np.int32), _scratch(block)
     bits_KP = rows_KP.view(np.int32)
     for start in range(first, last, block):
@@ -191,7 +191,7 @@ def _median(rows_KP, unused, block, first, last, out_P):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True)
-def _trimmed_mean(rows_KP, trim, block, first, last, out_P):  # type: ignore[no-untyped-def]
+def _trimmed_mean(rows_KP, trim, block, first, last, out_P):
     keys_KB, scratch = np.empty((len(rows_KP), block), np.int32), _scratch(block)
     low_B, high_B, middle_B, count_B, below_B, above_B = scratch
     least_B, most_B = np.empty(block, np.float32), np.empty(block, np.float32)
@@ -209,7 +209,7 @@ def _trimmed_mean(rows_KP, trim, block, first, last, out_P):  # type: ignore[no-
 
 
 @njit(nogil=True, cache=True)
-def _mean_between(rows_KP, trim, start, width, least_B, most_B, out_P):  # type: ignore[no-untyped-def]
+def _mean_between(rows_KP, trim, start, width, least_B, most_B, out_P):
     """Mean of the values between two order statistics; of values equal to one, as many count as are not trimmed."""
     k_users = len(rows_KP)
     total_B, below_B, above_B = np.zeros(width), np.zeros(width, np.int32), np.zeros(width, np.int32)
@@ -229,7 +229,7 @@ def _mean_between(rows_KP, trim, start, width, least_B, most_B, out_P):  # type:
 
 
 @njit(nogil=True, cache=True)
-def _mean_near_median(rows_KP, keep, block, first, last, out_P):  # type: ignore[no-untyped-def]
+def _mean_near_median(rows_KP, keep, block, first, last, out_P):
     keys_KB, scratch = np.empty((len(rows_KP), block), np.int32), _scratch(block)
     low_B, high_B, middle_B, count_B, below_B, above_B = scratch
     far_KB = np.empty((len(rows_KP), block), np.float32)
@@ -249,7 +249,7 @@ def _mean_near_median(rows_KP, keep, block, first, last, out_P):  # type: ignore
 
 
 @njit(nogil=True, cache=True)
-def _mean_within(rows_KP, far_KB, keep, start, width, edge_B, out_P):  # type: ignore[no-untyped-def]
+def _mean_within(rows_KP, far_KB, keep, start, width, edge_B, out_P):
     """Mean of the ``keep`` nearest values; those exactly at the edge share the places that are left."""
     inside_B, edge_sum_B = np.zeros(width), np.zeros(width)
     num_inside_B, num_edge_B = np.zeros(width, np.int32), np.zeros(width, np.int32)

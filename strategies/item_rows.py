@@ -31,7 +31,7 @@ def judged_rows(updates_KP: torch.Tensor, place: slice, width: int, trim: float,
 
 
 @njit(nogil=True, cache=True)
-def _judge(rows_KP, start, width, trim, bound_factor, out_P):  # type: ignore[no-untyped-def]
+def _judge(rows_KP, start, width, trim, bound_factor, out_P):
     k_users, num_items = len(rows_KP), len(out_P) // width
     values_TR, norms_T = np.empty((k_users, width), rows_KP.dtype), np.empty(k_users)
     for item in range(num_items):
@@ -55,7 +55,7 @@ def _judge(rows_KP, start, width, trim, bound_factor, out_P):  # type: ignore[no
 
 
 @njit(nogil=True, cache=True)
-def _shorten(values_TR, norms_T, touched, bound_factor):  # type: ignore[no-untyped-def]
+def _shorten(values_TR, norms_T, touched, bound_factor):
     bound = bound_factor * np.median(norms_T[:touched])
     for t in range(touched):
         if norms_T[t] > bound:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar, final
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -19,14 +20,18 @@ from fedquilt.code import code_hash
 from fedquilt.config import Config
 from fedquilt.errors import FederationError
 from fedquilt.types import PatchSpec
+from strategies.aggregation import make_aggregation
 from strategies.cohort import Draw, Witness, draw_cohort
 from strategies.evaluation import Evaluation, Examine, put_together, unexamined
 from strategies.pipeline import NodeAnswer, RowBuffer, Step, Usable, advance, collect, weights_for
 from strategies.report import RoundReport, report_round, require_enough
 from strategies.roster import Roster, failure, read_roster, wait_for_nodes
-from strategies.rules import State, make_aggregator, make_optimizer
+from strategies.rules import RoundContext, State, make_optimizer
 
 T = TypeVar("T")
+RootUpdate = Callable[[int, np.ndarray], np.ndarray]
+"""(round, patch [P]) -> the update [P] that the cloud computes from data of its own."""
+
 _TOLD = 5  # nodes that an error names
 
 
@@ -68,11 +73,12 @@ class PatchStrategy(Strategy):
         device_folder: str | Path = "",
         witness: Witness = _unseen,
         examine: Examine = unexamined,
+        root_update: RootUpdate | None = None,
     ):
         federation, optimizer = config.federation, config.server_optimizer
         self.config, self.spec, self.base = config, spec, base
         self.config_hash = config.hash()
-        self.rule = make_aggregator(federation.aggregator, federation.aggregator_options)
+        self.rule = make_aggregation(federation)
         self.optimizer = make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
         self.state = StrategyState(self.optimizer.initial_state(spec.num_parameters))
         self.settled_round: int | None = None  # None: the round before, for a loop that never goes back
@@ -81,7 +87,7 @@ class PatchStrategy(Strategy):
         self.evaluation: Evaluation | None = None
         self._device_folder = str(Path(device_folder).absolute()) if device_folder else ""
         self._standing = wire.Standing(spec.hash, self.config_hash, wire.arrays_hash(base))
-        self._witness, self._examine = witness, examine
+        self._witness, self._examine, self._root_update = witness, examine, root_update
         self._buffer = RowBuffer()
         self._asked: _Asked | None = None
         self._patch_P = np.zeros(spec.num_parameters, np.float32)
@@ -90,7 +96,7 @@ class PatchStrategy(Strategy):
         federation = self.config.federation
         log(INFO, "patch of %d parameters, spec %s", self.spec.num_parameters, self.spec.hash)
         log(INFO, "cohorts of %d users, clipped to %g", federation.cohort_size, federation.clipping_norm)
-        log(INFO, "aggregator %r, server optimizer %r", self.rule, self.optimizer)
+        log(INFO, "aggregator %r, server optimizer %r", self.rule.rule, self.optimizer)
 
     # --- deploy ---
 
@@ -149,16 +155,34 @@ class PatchStrategy(Strategy):
             )
         self.state = StrategyState(step.optimizer_state, step.rule_state)
         self.report = report_round(
-            server_round, usable, self.config.federation.clipping_norm, asked.bytes_down, _total_bytes(replies)
+            server_round,
+            usable,
+            self.config.federation.clipping_norm,
+            asked.bytes_down,
+            _total_bytes(replies),
+            step.notes,
         )
         return wire.write_patch(step.patch_P), wire.mean_metrics(self.report.flat())
 
     def _advance(self, round_: int, usable: Usable, weights_K: np.ndarray) -> Step:
         rule, optimizer = (self.rule, self.state.rule), (self.optimizer, self.state.optimizer)
         try:
-            return advance(self._patch_P, usable, weights_K, *rule, *optimizer, step_scale=self._step_scale(round_))
+            context = self._context(round_, usable)
+            scale = self._step_scale(round_)
+            return advance(self._patch_P, usable, weights_K, *rule, *optimizer, step_scale=scale, context=context)
         except FederationError as error:
-            raise FederationError(f"round {round_}: {error}") from error
+            raise type(error)(f"round {round_}: {error}") from error
+
+    def _context(self, round_: int, usable: Usable) -> RoundContext:
+        root = self._root_update(round_, self._patch_P) if self._root_update else None
+        return RoundContext(
+            run_seed=self.config.seed,
+            round_=round_,
+            client_ids_K=usable.client_ids_K,
+            nodes_K=usable.nodes_K,
+            spec=self.spec,
+            root_update_P=None if root is None else torch.from_numpy(np.array(root, np.float32)),
+        )
 
     def _step_scale(self, round_: int) -> float:
         """Linear decay; a strategy that Flower's own ``start`` runs for more rounds goes on with the smallest step."""

@@ -15,7 +15,8 @@ import torch
 
 from fedquilt.privacy.clipping import clip_rows
 from fedquilt.wire import DECLINED, TrainReply
-from strategies.rules import Aggregator, ServerOptimizer, State, apply_rule
+from strategies.aggregation import Aggregation, aggregate
+from strategies.rules import Aggregator, RoundContext, ServerOptimizer, State
 
 CLIP_TOLERANCE = 1e-4  # relative; a float32 sender's rounding. Beyond it a row counts as sent unclipped.
 
@@ -37,13 +38,17 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Usable:
-    """K usable rows, sorted by client id, each clipped; and who lost their place."""
+    """K usable rows, sorted by client id, each clipped; and who lost their place.
+
+    ``nodes_K``: which of the answers, counted from 0, each row came in.
+    """
 
     client_ids_K: np.ndarray
     updates_KP: np.ndarray
     num_examples_K: np.ndarray
     norms_K: np.ndarray
     metrics: Mapping[str, np.ndarray]
+    nodes_K: np.ndarray
     rejected: tuple[Rejection, ...] = ()
     reclipped: int = 0
 
@@ -72,13 +77,15 @@ def collect(
     """Keep what is usable. The rows lie in ``buffer`` or in the reply itself, and are valid until the next use."""
     rejected: list[Rejection] = []
     kept: list[tuple[TrainReply, np.ndarray]] = []
-    for answer in answers:
+    nodes: list[np.ndarray] = []
+    for node, answer in enumerate(answers):
         reply, reason = _whole(answer.reply, round_, spec_hash)
         if reply is None:
             rejected += [Rejection(int(client_id), f"{answer.node}: {reason}") for client_id in answer.asked_K]
             continue
         rows = _good_rows(reply, answer, rejected)
         kept.append((reply, rows))
+        nodes.append(np.full(len(rows), node))
     ids_K = np.concatenate([reply.client_ids_K[rows] for reply, rows in kept] or [np.empty(0, np.int64)])
     order_K = np.argsort(ids_K, kind="stable")
     updates_KP = _gather(kept, order_K, num_parameters, buffer)
@@ -89,6 +96,7 @@ def collect(
         num_examples_K=_column([reply.num_examples_K[rows] for reply, rows in kept], order_K),
         norms_K=norms_K,
         metrics=_metrics(kept, order_K),
+        nodes_K=_column(nodes, order_K),
         rejected=tuple(rejected),
         reclipped=int(np.count_nonzero(np.isfinite(norms_K) & (norms_K > clipping_norm * (1 + CLIP_TOLERANCE)))),
     )
@@ -184,6 +192,7 @@ def _without_non_finite(usable: Usable) -> Usable:
         usable.num_examples_K[good_K],
         usable.norms_K[good_K],
         {name: values_K[good_K] for name, values_K in usable.metrics.items()},
+        usable.nodes_K[good_K],
         usable.rejected + lost,
         usable.reclipped,
     )
@@ -206,28 +215,30 @@ class Step:
     update_P: np.ndarray
     rule_state: State
     optimizer_state: State
+    notes: tuple[str, ...] = ()
 
 
 def advance(
     patch_P: np.ndarray,
     usable: Usable,
     weights_K: np.ndarray,
-    rule: Aggregator,
+    rule: Aggregator | Aggregation,
     rule_state: State,
     optimizer: ServerOptimizer,
     optimizer_state: State,
     step_scale: float = 1.0,
+    context: RoundContext | None = None,
 ) -> Step:
     """One step of the server: aggregate, then optimizer, then the next patch = patch + step_scale · delta.
 
     FederationError where the rule raises or does not return an update.
     """
+    aggregation = rule if isinstance(rule, Aggregation) else Aggregation(rule)
     updates, weights = _tensor(usable.updates_KP), _tensor(weights_K)
-    update_P, next_rule_state = apply_rule(rule, updates, weights, rule_state)
-    next_optimizer_state, delta_P = optimizer.step(optimizer_state, update_P)
-    return Step(
-        (patch_P + np.float32(step_scale) * delta_P).astype(np.float32), update_P, next_rule_state, next_optimizer_state
-    )
+    done = aggregate(aggregation, updates, weights, rule_state, context or RoundContext())
+    next_optimizer_state, delta_P = optimizer.step(optimizer_state, done.update_P)
+    next_P = (patch_P + np.float32(step_scale) * delta_P).astype(np.float32)
+    return Step(next_P, done.update_P, done.state, next_optimizer_state, done.notes)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

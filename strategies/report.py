@@ -17,7 +17,10 @@ MAX_LISTED = 50  # rejected users by name in a record, and different reasons; a 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """``replies``: usable updates. ``update_norm`` is of the rows as they came, after the devices' clipping."""
+    """``replies``: usable updates. ``update_norm`` is of the rows as they came, after the devices' clipping.
+
+    ``notes``: what the aggregation says of itself, such as that it fell back to another rule.
+    """
 
     round_: int
     replies: int
@@ -27,6 +30,7 @@ class RoundReport:
     bytes_down: int
     metrics: dict[str, float | None]
     update_norm: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """The fields of a line in metrics.jsonl, but for ``seconds``.
@@ -36,7 +40,9 @@ class RoundReport:
         listed = [asdict(rejection) for rejection in self.rejected[:MAX_LISTED]]
         counts = {"num_rejected": len(self.rejected), "rejected_reasons": _by_reason(self.rejected)}
         fields = asdict(replace(self, rejected=()))
-        return {"kind": "round", "round": fields.pop("round_"), **fields, "rejected": listed, **counts}
+        fields |= {"round": fields.pop("round_"), "notes": list(self.notes)}
+        told = {name: value for name, value in fields.items() if name != "notes" or value}
+        return {"kind": "round", **told, "rejected": listed, **counts}
 
     def flat(self) -> dict[str, float]:
         """Numbers only, for Flower's MetricRecord."""
@@ -45,7 +51,14 @@ class RoundReport:
         return {**told, **counts, "update-norm-median": self.update_norm["median"]}
 
 
-def report_round(round_: int, usable: Usable, clipping_norm: float, bytes_down: int, bytes_up: int) -> RoundReport:
+def report_round(
+    round_: int,
+    usable: Usable,
+    clipping_norm: float,
+    bytes_down: int,
+    bytes_up: int,
+    notes: tuple[str, ...] = (),
+) -> RoundReport:
     norms_K = usable.norms_K
     return RoundReport(
         round_=round_,
@@ -59,6 +72,7 @@ def report_round(round_: int, usable: Usable, clipping_norm: float, bytes_down: 
             "median": float(np.median(norms_K)),
             "clipped_share": float(np.mean(norms_K >= clipping_norm * (1 - CLIP_TOLERANCE))),
         },
+        notes=notes,
     )
 
 

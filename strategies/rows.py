@@ -92,7 +92,7 @@ def _in_threads(part: Callable[[int, int], None], k: int, p: int) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _squared_gap(row_P, point_P, first, last):  # type: ignore[no-untyped-def]
+def _squared_gap(row_P, point_P, first, last):
     total = row_P[0] * row_P.dtype.type(0)
     for p in range(first, last):
         gap = row_P[p] - point_P[p]
@@ -101,7 +101,7 @@ def _squared_gap(row_P, point_P, first, last):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _distance(row_P, point_P):  # type: ignore[no-untyped-def]
+def _distance(row_P, point_P):
     total = 0.0
     for first in range(0, len(row_P), _BLOCK):
         total += np.float64(_squared_gap(row_P, point_P, first, min(first + _BLOCK, len(row_P))))
@@ -109,13 +109,13 @@ def _distance(row_P, point_P):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _distances(rows_KP, point_P, first, last, out_K):  # type: ignore[no-untyped-def]
+def _distances(rows_KP, point_P, first, last, out_K):
     for k in range(first, last):
         out_K[k] = _distance(rows_KP[k], point_P)
 
 
 @njit(nogil=True, cache=True)
-def _weigh_and_sum(kind, rows_KP, alphas_K, point_P, parameter, first, last, weights_K, total_P):  # type: ignore[no-untyped-def]
+def _weigh_and_sum(kind, rows_KP, alphas_K, point_P, parameter, first, last, weights_K, total_P):
     for k in range(first, last):
         distance = _distance(rows_KP[k], point_P)
         if kind == _WEISZFELD:

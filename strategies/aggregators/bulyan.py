@@ -54,7 +54,7 @@ class Bulyan:
 
 
 @njit(nogil=True, cache=True)
-def _take(distances_KK, order_KK, count, num_neighbours):  # type: ignore[no-untyped-def]
+def _take(distances_KK, order_KK, count, num_neighbours):
     """Krum, ``count`` times, each time among who is left, with one neighbour fewer.
 
     A row's set of neighbours is its nearest ones that are left. When one of them is taken, the set is one smaller;

@@ -43,7 +43,7 @@ class Flame:
 
 
 @njit(nogil=True, cache=True)
-def _majority(near_KK, least):  # type: ignore[no-untyped-def]
+def _majority(near_KK, least):
     """Who is in the first single-linkage component of ``least`` users: Prim's tree, then its edges by length."""
     k_users = len(near_KK)
     best, parent = np.full(k_users, -2.0), np.zeros(k_users, np.int64)

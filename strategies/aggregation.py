@@ -1,0 +1,78 @@
+"""What a round does with its usable updates: pre-rules, then the aggregator, or the fallback where it has too few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedquilt.config import FederationConfig
+from fedquilt.errors import FederationError, TooManyByzantineError
+from strategies.rules import (
+    Aggregator,
+    PreRule,
+    RoundContext,
+    State,
+    apply_pre_rules,
+    apply_rule,
+    make_aggregator,
+    make_pre_rules,
+)
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """``fallback`` None: a round with too few users for the aggregator, or for a pre-rule, fails."""
+
+    rule: Aggregator
+    pre_rules: tuple[PreRule, ...] = ()
+    fallback: Aggregator | None = None
+    fallback_name: str = ""
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """``notes``: what the round's record says about how it was done."""
+
+    update_P: np.ndarray
+    state: State
+    notes: tuple[str, ...] = ()
+
+
+def make_aggregation(federation: FederationConfig) -> Aggregation:
+    """ConfigError for a rule that cannot be made, the fallback too."""
+    name = federation.fallback_aggregator
+    return Aggregation(
+        make_aggregator(federation.aggregator, federation.aggregator_options),
+        make_pre_rules(federation.pre_rules, federation.pre_rule_options),
+        make_aggregator(name, federation.fallback_options, "federation.fallback_options") if name else None,
+        name,
+    )
+
+
+def aggregate(
+    aggregation: Aggregation, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State, context: RoundContext
+) -> Aggregated:
+    """The aggregator's update of the rows that the pre-rules leave.
+
+    Too few users: the fallback's, of the rows as they came and without pre-rules; the aggregator's state stays. The
+    note says which, and why. FederationError where no update comes of it.
+    """
+    try:
+        rows_KP, weights, seen = apply_pre_rules(aggregation.pre_rules, updates_KP, weights_K, context)
+        update_P, next_state = apply_rule(aggregation.rule, rows_KP, weights, state, seen)
+        return Aggregated(update_P, next_state, _notes(aggregation.rule, len(rows_KP)))
+    except TooManyByzantineError as error:
+        if aggregation.fallback is None or not len(updates_KP):
+            raise
+        update_P, _ = apply_rule(aggregation.fallback, updates_KP, weights_K, {}, context)
+        return Aggregated(update_P, state, (f"fell back to {aggregation.fallback_name!r}: {error}",))
+
+
+def _notes(rule: Aggregator, num_users: int) -> tuple[str, ...]:
+    tell = getattr(rule, "note", None)
+    note = tell(num_users) if tell else ""
+    if not isinstance(note, str):
+        raise FederationError(f"aggregator {type(rule).__qualname__}: note returned {note!r:.80}, expected a text")
+    return (note,) if note else ()
