@@ -54,7 +54,7 @@ BPR = {
 
 LIGHT = {
     "ml-100k": trials(
-        {},
+        {"judge_every": 5, "patience": 4},
         {"regularisation": 1e-4},
         {"regularisation": 1e-3},
     ),
