@@ -217,6 +217,8 @@ def _parse_config(toml: str, expected_hash: str) -> Config:
         raise ConfigError(f"deployed configuration is not valid TOML: {error}") from None
     if config.hash() != expected_hash:
         raise SpecMismatchError(f"deployed configuration hashes to {config.hash()}, the order says {expected_hash}")
+    if config.attack.name:
+        raise ConfigError(f"the cloud deploys a configuration with attack {config.attack.name!r}: refused")
     return config
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+NOT_ON_DEVICES = "client/attacks/"  # simulations only; neither the app bundle nor the wheel holds it
 PACKAGES = ("fedquilt", "models", "client", "strategies", "server")
 
 
@@ -27,9 +28,11 @@ def code_hash() -> str:
 
 
 def source_files(package: str) -> list[tuple[str, Path]]:
-    """(``package/sub/file.py``, where it lies) of every source file, sorted; empty if the package is not there."""
+    """(``package/sub/file.py``, where it lies) of every source file that devices get, sorted; empty if the package is
+    not there."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return []
     root = Path(spec.submodule_search_locations[0])
-    return sorted((f"{package}/{path.relative_to(root).as_posix()}", path) for path in root.rglob("*.py"))
+    named = ((f"{package}/{path.relative_to(root).as_posix()}", path) for path in root.rglob("*.py"))
+    return sorted((name, path) for name, path in named if not name.startswith(NOT_ON_DEVICES))

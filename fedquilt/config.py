@@ -223,6 +223,21 @@ class EvaluationConfig(_Section):
     personal_learning_rate: float = Field(0.03, gt=0)
 
 
+class AttackConfig(_Section):
+    name: str = Field(
+        "", description="attack that `fedquilt attack` simulates; a configuration that is deployed names none"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="parameters of the attack")
+    malicious: float = Field(0.2, ge=0, lt=1, description="share of the users who are malicious")
+    targets: Literal["head", "mid", "tail"] | tuple[int, ...] = Field(
+        "tail", description="items to promote or demote: drawn from a group by popularity, or listed"
+    )
+    num_targets: int = Field(1, ge=1, description="how many targets are drawn")
+    trigger_size: int = Field(4, ge=1, description="items of a backdoor's trigger")
+    first_round: int = Field(1, ge=1, description="round in which the attack begins")
+    last_round: int = Field(0, ge=0, description="round in which it ends; 0 = the last one")
+
+
 class Config(_Section):
     name: str = "run"
     seed: int = 0
@@ -236,6 +251,7 @@ class Config(_Section):
     federation: FederationConfig = FederationConfig()
     server_optimizer: ServerOptimizerConfig = ServerOptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    attack: AttackConfig = AttackConfig()
 
     @model_validator(mode="after")
     def _inner_parts_follow_the_patch(self) -> Self:

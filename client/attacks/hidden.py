@@ -1,0 +1,26 @@
+"""How far can a row go from the honest mean and still hide among the honest rows?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from client.attacks.vectors import largest_step, mean, squared_distances
+
+Hides = Callable[[np.ndarray], Callable[[np.ndarray], bool]]
+"""squared distances among honest rows [K, K] -> (squared distances of a row to them [K] -> does it hide?)."""
+
+
+def furthest_hidden(rows_KP: np.ndarray, p_P: np.ndarray, hides: Hides) -> np.ndarray:
+    """mean + gamma · p with the largest gamma that hides.
+
+    |mean + gamma p - g_k|^2 = |mean - g_k|^2 + 2 gamma p·(mean - g_k) + gamma^2 |p|^2, so a try costs K numbers.
+    """
+    centre_P = mean(rows_KP)
+    away_KP = centre_P - rows_KP
+    constant_K = np.einsum("kp,kp->k", away_KP, away_KP)
+    linear_K, square = 2 * away_KP @ p_P, float(p_P @ p_P)
+    fits = hides(squared_distances(rows_KP))
+    gamma = largest_step(lambda g: fits(constant_K + g * linear_K + g * g * square)) if square > 0 else 0.0
+    return centre_P + gamma * p_P

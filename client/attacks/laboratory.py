@@ -1,0 +1,104 @@
+"""What every attacker has on its device: the base model, the patch of the round, clicks; and gradients of its wishes.
+
+Every wish is a loss of the patch, a mean over users; the row that makes it come true is -gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.attacks.logs import appended
+from fedquilt.config import Config
+from fedquilt.graphs.cohorts import CohortBuilder
+from fedquilt.graphs.log import InteractionLog
+from fedquilt.graphs.subgraph import SubgraphBuilder
+from fedquilt.metrics import ragged
+from fedquilt.types import PatchSpec
+from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
+
+Patch = dict[str, Tensor]
+Loss = Callable[[Patch], Tensor]
+_MAX_USERS = 64  # whose subgraphs one gradient looks at
+_FAR = -1e9
+
+
+@dataclass(frozen=True, eq=False)
+class Laboratory:
+    """``log`` holds training clicks; an attack asks for users that it may know. ``public_ids``: see ``View``."""
+
+    weights: KernelWeights
+    spec: PatchSpec
+    builder: CohortBuilder
+    log: InteractionLog
+    public_ids: np.ndarray
+
+    @classmethod
+    def of(
+        cls, config: Config, log: InteractionLog, spec: PatchSpec, base: Mapping[str, np.ndarray], public: np.ndarray
+    ) -> Laboratory:
+        graph = config.graph
+        tables = base["neighbour_items"], base["neighbour_weights"]
+        subgraphs = SubgraphBuilder(*tables, graph.num_nodes, graph.num_clicked, graph.window)
+        builder = CohortBuilder(log, subgraphs, graph, config.meta)
+        return cls(KernelWeights.of(base), spec, builder, log, public)
+
+    @property
+    def popularity_I(self) -> np.ndarray:
+        return self.log.popularity_I
+
+    def gradient(self, patch_P: np.ndarray, loss: Loss) -> np.ndarray:
+        """float64 [P]. ``loss`` gets the patch's tensors without a user axis."""
+        flat = torch.from_numpy(np.array(patch_P, np.float32)).requires_grad_()
+        value = loss(self.spec.views(flat))
+        if not value.requires_grad:
+            return np.zeros(len(patch_P))
+        (gradient,) = torch.autograd.grad(value, flat)
+        return gradient.numpy().astype(np.float64)
+
+    def present(self, users: np.ndarray, trigger_S: np.ndarray | None = None) -> tuple[Graphs, Tensor]:
+        """Users' subgraphs now, and what they have clicked, bool [U, I]; with the trigger as their last clicks."""
+        users = np.asarray(users)[:_MAX_USERS]
+        log = self.log if trigger_S is None else appended(self.log, np.unique(users), trigger_S)
+        graphs = Graphs.of(replace(self.builder, log=log).serving_cohort(users))[-1:]
+        seen_UI = torch.zeros(len(users), log.num_items, dtype=torch.bool)
+        rows, items = ragged(log.offsets, log.items_C, users)
+        seen_UI[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = True
+        return graphs, seen_UI
+
+    def scores(self, graphs: Graphs, patch: Patch) -> Tensor:
+        """[U, I] under one patch for everybody."""
+        shared = spread(patch, len(graphs.recency))
+        return all_scores(self.weights, user_vectors(self.weights, graphs, shared), shared)[:, 0]
+
+    def item_vectors(self, patch: Patch) -> Tensor:
+        """[I, F + 1]: output vectors and bias as the patch has them, what a user vector with a 1 is multiplied by."""
+        vectors, bias = self.weights.item_vectors, self.weights.item_bias
+        if "item_out.factors" in patch:
+            vectors = vectors + patch["item_out.factors"] @ patch["item_out.basis"]
+        if "item_bias" in patch:
+            bias = bias + patch["item_bias"]
+        return torch.cat([vectors, bias[:, None]], dim=1)
+
+
+def spread(patch: Patch, num_users: int) -> Patch:
+    return {name: tensor.expand(num_users, *tensor.shape) for name, tensor in patch.items()}
+
+
+def promotion_loss(scores_UI: Tensor, seen_UI: Tensor, targets_T: np.ndarray, k: int = 10) -> Tensor:
+    """mean over users u and targets t that u has not clicked of g(s_u(k) - s_ut), g(x) = x for x >= 0, e^x - 1 below.
+
+    s_u(k) is the k-th best score of an unseen item: the loss falls until the target is well inside the top k
+    (FedRecAttack, Rong et al. 2022, arXiv:2204.01499, Eq. 10 to 12).
+    """
+    targets = torch.from_numpy(np.asarray(targets_T, np.int64))
+    rest_UI = torch.where(seen_UI, _FAR, scores_UI)
+    rest_UI = rest_UI.index_fill(1, targets, _FAR)
+    kth_U1 = rest_UI.topk(min(k, rest_UI.shape[1]), dim=1).values[:, -1:]
+    open_UT = ~seen_UI[:, targets]
+    gaps_UT = torch.nn.functional.elu(kth_U1 - scores_UI[:, targets])
+    return (gaps_UT * open_UT).sum() / open_UT.sum().clamp(min=1)
