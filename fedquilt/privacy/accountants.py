@@ -63,7 +63,7 @@ def atom_of(event: ev.Event) -> Atom | None:
     if isinstance(event, ev.MatrixOpened):
         return _gaussian(event.noise_multiplier / event.sensitivity, event.neighbours, ev.NoSampling())
     if isinstance(event, ev.LocalRelease | ev.Contribution):
-        return _gaussian(event.noise_multiplier, getattr(event, "neighbours", "add-or-remove"), ev.NoSampling())
+        return _gaussian(event.noise_multiplier, neighbours_of(event), ev.NoSampling())
     return None
 
 
@@ -100,10 +100,13 @@ class Composition:
     counts: Counter[Atom] = field(default_factory=Counter)
     _groups: dict[tuple[str, int, str], Atom] = field(default_factory=dict)
     _sent: set[tuple[str, int, str, str]] = field(default_factory=set)
+    _neighbours: str = ""
 
     def add(self, event: ev.Event) -> Composition:
         """In place; returns itself."""
         removed, added, sent = self._change(event)
+        if added is not None:
+            self._neighbours = neighbours_of(event)
         if removed is not None:
             self.counts[removed] -= 1
             if not self.counts[removed]:
@@ -130,6 +133,11 @@ class Composition:
         atom = atom_of(event)
         if atom is None:
             return None, None, None
+        if self._neighbours not in ("", neighbours_of(event)):
+            raise PrivacyError(
+                f"round {event.round_}: {neighbours_of(event)} neighbours after {self._neighbours}: one budget holds"
+                " for one neighbouring relation; account for them apart"
+            )
         digest = getattr(event, "release_digest", "")
         sent = (event.run, event.round_, event.kind, digest) if digest else None
         if sent is not None and sent in self._sent:
@@ -146,6 +154,10 @@ class Composition:
             Atom("gaussian", (_joint(before.parameters[0], atom.parameters[0]),), atom.sampler, atom.rate),
             sent,
         )
+
+
+def neighbours_of(event: ev.Event) -> str:
+    return str(getattr(event, "neighbours", "add-or-remove"))
 
 
 def _group(event: ev.Release) -> tuple[str, int, str]:

@@ -82,12 +82,12 @@ class DistributedNoise:
             )
         return sum_P * self.granularity / expected_cohort
 
-    def event(self, run: str, round_: int, cohort_K: np.ndarray, source: Source, **facts: str) -> DistributedRelease:
+    def event(self, run: str, round_: int, cohort_K: np.ndarray, source: Source) -> DistributedRelease:
         return DistributedRelease(
             run, round_, NoSampling(), self.noise_multiplier, self.clipping_norm, float(self.expected_shares),
             len(cohort_K), ids_hash(cohort_K), randomness=source.kind, noise=self.noise, granularity=self.granularity,
             variance=self.variance, l2=self.l2, l1=self.l1, dimension=self.dimension, shares=self.fewest_shares,
-            dropout_margin=self.dropout_margin, **facts,
+            dropout_margin=self.dropout_margin,
         )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class Drawn:
 
     def release(self, kind: type[E], run: str, noise_multiplier: float, clipping_norm: float, **facts: Any) -> E:
         """The event of a release from this cohort. Facts of the draw are not arguments."""
-        neighbours = "replace-one" if isinstance(self.sampler, ev.FixedSize) else "add-or-remove"
+        neighbours: ev.Neighbours = "replace-one" if isinstance(self.sampler, ev.FixedSize) else "add-or-remove"
         return kind(
             run=run,
             round_=self.round_,

@@ -1,0 +1,84 @@
+"""The one way out: check, make, record, then release. Nothing noised leaves but through ``Gate.release``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+
+from fedquilt.errors import PrivacyError
+from fedquilt.privacy.accountants import require_support
+from fedquilt.privacy.events import Event, LocalRelease, Release, TreeRelease
+from fedquilt.privacy.filter import PrivacyFilter
+from fedquilt.privacy.ledger import Ledger
+from fedquilt.privacy.mechanisms import digest_of, require_noise
+
+E = TypeVar("E", Release, LocalRelease, TreeRelease)
+
+
+@dataclass
+class Gate:
+    """A ledger and the budgets that hold for what passes: of the run, the device, the population over many runs."""
+
+    ledger: Ledger
+    filters: Sequence[PrivacyFilter] = ()
+    accountant: str = "rdp"
+    _steps: dict[tuple[str, int], str] = field(default_factory=dict)
+    _recorded: set[tuple[str, int, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for event in self.ledger.events():
+            self._recorded.add((event.run, event.round_, event.kind))
+            if isinstance(event, TreeRelease):
+                self._steps[event.mechanism, event.step] = event.release_digest
+
+    def open(self, event: Event) -> None:
+        """Record an event that releases nothing itself (an opening, a resume, an abort, a deviation)."""
+        if event.releases:
+            raise PrivacyError(f"{event.kind} releases something: pass it through Gate.release")
+        self._require_room(event)
+        self.ledger.append(event)
+        self._spend(event)
+
+    def release(self, event: E, make: Callable[[E], np.ndarray], cohort_K: np.ndarray | None = None) -> np.ndarray:
+        """``make(event)``, the noised array, after the event with its digest is on disk.
+
+        Refused before ``make`` is called: what the accountant cannot vouch for, what exceeds a budget. If the ledger
+        cannot be written, the array is dropped. A resumed round that makes the same bytes is one release; one that
+        makes other bytes is charged again (a step of a matrix mechanism is refused instead: its noise is used up).
+        """
+        require_support(event, self.accountant)
+        if (event.run, event.round_, event.kind) not in self._recorded:  # else it may be that very release again
+            self._require_room(event)
+        made = make(event)
+        if not np.isfinite(made).all():
+            raise PrivacyError(f"round {event.round_}: the release is not finite; nothing leaves")
+        recorded = replace(event, release_digest=digest_of(made))
+        self._require_room(recorded)
+        self._require_fresh_step(recorded)
+        self.ledger.append(recorded, cohort_K)
+        self._spend(recorded)
+        return made
+
+    def _require_room(self, event: Event) -> None:
+        for budget in self.filters:
+            if isinstance(event, Release | LocalRelease):
+                require_noise(event.noise_multiplier, budget.budget.epsilon)
+            budget.require_room(event)
+
+    def _spend(self, event: Event) -> None:
+        self._recorded.add((event.run, event.round_, event.kind))
+        for budget in self.filters:
+            budget.add(event)
+
+    def _require_fresh_step(self, event: Event) -> None:
+        if not isinstance(event, TreeRelease):
+            return
+        before = self._steps.setdefault((event.mechanism, event.step), event.release_digest)
+        if before != event.release_digest:
+            raise PrivacyError(
+                f"step {event.step} of mechanism {event.mechanism!r} was released with another sum under the same"
+                " noise; their difference would be the users' own. Go on with the next step"
+            )
