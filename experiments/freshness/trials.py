@@ -16,7 +16,9 @@ def _local(steps: int, rate: float) -> Overrides:
     return f"evaluation.personal_steps={steps}", f"evaluation.personal_learning_rate={rate}"
 
 
-MORE_MOMENTS: Overrides = ("meta.num_contexts=4", "federation.rounds=60")
+# As many visits of users, in more and smaller steps: the oracle takes some 440 steps of 128 users.
+SMALL_STEPS: Overrides = ("federation.cohort_size=128", "federation.rounds=250", "server_optimizer.learning_rate=0.01")
+MORE_MOMENTS: Overrides = (*SMALL_STEPS[:1], "federation.rounds=125", SMALL_STEPS[2], "meta.num_contexts=4")
 
 # A column's own settings, then what it may vary. Ours, FedAvg and the oracle have as many trials.
 FIXED: dict[str, Overrides] = {
@@ -26,9 +28,9 @@ FIXED: dict[str, Overrides] = {
     ORACLE: ("split.cloud_share=1.0", "federation.rounds=0"),
 }
 TRIALS: dict[str, tuple[Overrides, ...]] = {
-    OURS: ((), ("server_optimizer.learning_rate=0.03",), MORE_MOMENTS),
+    OURS: ((), SMALL_STEPS, MORE_MOMENTS),
     LOCAL: tuple(_local(steps, rate) for steps in (1, 5) for rate in (0.03, 0.1)),
-    FEDAVG: ((), ("server_optimizer.learning_rate=0.005",), MORE_MOMENTS),
+    FEDAVG: ((), SMALL_STEPS, MORE_MOMENTS),
     ORACLE: ((), ("cloud.learning_rate=0.002",), ("cloud.num_contexts=8", "cloud.epochs=60")),
 }
 JUDGED_BY = {OURS: "personal", LOCAL: "personal", FEDAVG: "global", ORACLE: "base"}  # the variant of a run
