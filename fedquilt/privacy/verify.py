@@ -1,0 +1,343 @@
+"""Verification: epsilon recomputed from the events alone, and everything that can be checked about how they came about.
+
+Needs neither torch nor flwr: only what accountants need. Nothing that the run says of itself is believed except the
+events, and these only as far as chain, order, cohorts and digests bear them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedquilt.errors import PrivacyError
+from fedquilt.privacy import events as ev
+from fedquilt.privacy.accountants import ACCOUNTANTS, Composition, compose
+from fedquilt.privacy.book import (
+    Book,
+    Finding,
+    Released,
+    cohort_sizes,
+    head_of,
+    ledger_path,
+    most_participations,
+    read_book,
+    released_of,
+    remembered_by,
+)
+from fedquilt.privacy.ledger import Head, genesis, signed_text
+from fedquilt.privacy.matrix import require_sensitivity, require_separation
+from fedquilt.privacy.randomness import Source, commitment
+from fedquilt.privacy.samplers import SamplingPlan
+from fedquilt.privacy.sampling_checks import complaints
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``epsilons``: accountant → delta → epsilon of everything on the ledger; an accountant that refused says why."""
+
+    findings: tuple[Finding, ...]
+    epsilons: Mapping[str, Mapping[float, float] | str]
+    num_events: int
+    num_releases: int
+    head: str
+    most_participations: int | None = None
+    cohort_sizes: tuple[int, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.findings
+
+
+def verify(
+    where: str | Path,
+    *,
+    devices: Iterable[str | Path] = (),
+    heads: Iterable[str] = (),
+    released: Iterable[Released] | None = None,
+    public_key: str | None = None,
+    sampling_source: Source | None = None,
+    deployed: bool = False,
+    deltas: Sequence[float] = (),
+    accountants: Sequence[str] = ("rdp", "pld"),
+) -> Verdict:
+    """``where``: a run folder or a ledger. ``devices``: their ledgers, whose memory of this one is held against it.
+
+    ``heads``: "number:hash" that others remember. ``released``: the run's records (read from the folder unless given).
+    ``public_key``: hex, whose signatures must be there. ``sampling_source``: the key that cohorts were drawn with, to
+    draw them again. ``deployed``: seeded noise is a finding. LedgerError where there is nothing to verify.
+    """
+    path = ledger_path(where)
+    book, findings = read_book(path)
+    if released is None:
+        released = list(released_of(Path(where))) if Path(where).is_dir() else []
+    remembered = [*heads, *(one.head for one in released if one.head), *remembered_by(devices)]
+    checks: list[Iterator[Finding]] = [
+        check_heads(book, remembered),
+        check_signatures(book, public_key),
+        check_order(book),
+        check_claims(book, deployed),
+        check_cohorts(book, sampling_source),
+        check_matrices(book),
+        check_releases(book, list(released)),
+    ]
+    for check in checks:
+        findings += check
+    epsilons, refused = spent(book.events, _deltas(book, deltas), accountants)
+    findings += refused
+    findings += check_budget(book)
+    return Verdict(tuple(findings), epsilons, len(book.entries), sum(e.releases for e in book.events),
+                   str(head_of(book)), most_participations(book), cohort_sizes(book))  # fmt: skip
+
+
+# --- checks ---
+
+
+def check_heads(book: Book, remembered: Iterable[str]) -> Iterator[Finding]:
+    """Every head that anyone remembers is still in the chain."""
+    ours = {entry.seq: entry.hash for entry in book.entries} | {0: genesis(book.id)}
+    for text in dict.fromkeys(remembered):
+        head = Head.parse(text)
+        if head.seq not in ours:
+            yield Finding("rollback", f"entry {head.seq} was seen by others; the ledger ends at {max(ours)}: it was cut"
+                          " or replaced by an older copy")  # fmt: skip
+        elif ours[head.seq] != head.hash:
+            yield Finding("rollback", f"entry {head.seq} is not the one that others saw: the ledger was rewritten")
+
+
+def check_signatures(book: Book, public_key: str | None) -> Iterator[Finding]:
+    """Signed heads are in the chain; where ``cryptography`` is there, the signatures are checked too."""
+    ours = {entry.seq: entry.hash for entry in book.entries} | {0: genesis(book.id)}
+    for head, key, signature in book.heads:
+        if ours.get(head.seq) != head.hash:
+            yield Finding("signature", f"the signed head at entry {head.seq} is not in the chain: cut or rewritten")
+        if not _signature_holds(book.id, head, key, signature):
+            yield Finding("signature", f"the signature of entry {head.seq} does not hold")
+    if public_key is None:
+        return
+    keys = {key for _, key, _ in book.heads}
+    if public_key not in keys:
+        yield Finding("signature", "no head is signed with the key that was asked for")
+
+
+def _signature_holds(ledger_id: str, head: Head, key: str, signature: str) -> bool:
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError:
+        return True  # the chain was checked; who signed it was not
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(
+            bytes.fromhex(signature), signed_text(ledger_id, head)
+        )
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def check_order(book: Book) -> Iterator[Finding]:
+    """One run, opened before anything is released, rounds in order."""
+    events = book.events
+    openings = [event for event in events if isinstance(event, ev.RunOpened)]
+    if len(openings) > 1:
+        yield Finding("order", f"the run is opened {len(openings)} times")
+    if openings and events[0] is not openings[0]:
+        yield Finding("order", f"the first entry is {events[0].kind}, not run-opened")
+    if not openings and any(isinstance(event, ev.Release) for event in events):
+        yield Finding("order", "releases without a run-opened event: nothing says what was claimed")
+    if openings and {event.run for event in events} != {openings[0].run}:
+        yield Finding("order", f"events of other runs than {openings[0].run!r} are among them")
+    last = 0
+    for entry in book.entries if openings else []:
+        if entry.event.round_ < last and entry.event.releases:
+            yield Finding("order", f"entry {entry.seq}: round {entry.event.round_} after round {last}")
+        last = max(last, entry.event.round_)
+    aborted = {event.round_ for event in events if isinstance(event, ev.AbortedRound)}
+    for round_ in sorted(aborted & {event.round_ for event in events if isinstance(event, ev.Release)}):
+        yield Finding("order", f"round {round_} is recorded as aborted and as released")
+
+
+def check_claims(book: Book, deployed: bool) -> Iterator[Finding]:
+    """Releases keep to what the opening says; other code or configuration, or another population, is named."""
+    opening = book.opening
+    told = {event.round_ for event in book.events if isinstance(event, ev.Deviation | ev.PopulationChanged)}
+    for event in book.events:
+        if deployed and getattr(event, "randomness", "secret") != "secret":
+            yield Finding("randomness", f"{event.kind} of round {event.round_}: noise from a seed in a deployed run")
+        if opening is None:
+            continue
+        if isinstance(event, ev.RunResumed) and event.config_hash != opening.config_hash:
+            yield Finding("claim", f"resumed in round {event.round_} with another configuration")
+        if isinstance(event, ev.GaussianRelease | ev.DistributedRelease) and event.round_ not in told:
+            yield from _against(opening, event)
+
+
+def _against(opening: ev.RunOpened, event: ev.Release) -> Iterator[Finding]:
+    where = f"round {event.round_}"
+    if event.sampler != opening.sampler:
+        yield Finding("claim", f"{where} was drawn by {event.sampler}, the run claims {opening.sampler}")
+    if event.noise_multiplier < opening.noise_multiplier * (1 - 1e-12):
+        yield Finding(
+            "claim", f"{where} has noise multiplier {event.noise_multiplier:g} < {opening.noise_multiplier:g}"
+        )
+    if event.neighbours != opening.neighbours:
+        yield Finding(
+            "claim", f"{where} is accounted for {event.neighbours} neighbours, the run for {opening.neighbours}"
+        )
+    if abs(event.expected_cohort - opening.expected_cohort) > 1e-9 * opening.expected_cohort:
+        yield Finding(
+            "claim", f"{where} divides by {event.expected_cohort:g}, the run says {opening.expected_cohort:g}"
+        )
+
+
+def check_cohorts(book: Book, source: Source | None) -> Iterator[Finding]:
+    """Recorded cohorts have their hashes and sizes, look as sampled, and are those that the key draws."""
+    drawn: dict[int, np.ndarray] = {}
+    by_hash: dict[str, int] = {}
+    for event in book.events:
+        if not isinstance(event, ev.Release) or not event.cohort_size:
+            continue
+        first = by_hash.setdefault(event.cohort_hash, event.round_)
+        if first != event.round_ and event.sampler.rate < 0.9 and event.cohort_size >= 8:
+            yield Finding("sampling", f"rounds {first} and {event.round_} have the same cohort: a seed was used twice")
+        ids_K = book.cohorts.get(event.cohort_hash)
+        if ids_K is None:
+            continue
+        if ev.ids_hash(ids_K) != event.cohort_hash:
+            yield Finding("sampling", f"round {event.round_}: the recorded cohort has another hash than the event says")
+        if len(ids_K) != event.cohort_size:
+            yield Finding(
+                "sampling", f"round {event.round_}: {len(ids_K)} users recorded, the event says {event.cohort_size}"
+            )
+        drawn[event.round_] = ids_K
+    population_U = book.cohorts.get(book.opening.population_hash) if book.opening else None
+    if population_U is None or book.opening is None:
+        return
+    if len(population_U) != book.opening.population:
+        yield Finding("population", f"{len(population_U)} users recorded, the run claims {book.opening.population}")
+        return
+    if not any(isinstance(event, ev.PopulationChanged) for event in book.events):
+        rounds = drawn | {e.round_: population_U[:0] for e in book.events if isinstance(e, ev.Release) and e.empty}
+        yield from (Finding("sampling", text) for text in complaints(book.opening.sampler, population_U, rounds))
+        yield from _drawn_again(book.opening, population_U, rounds, source)
+
+
+def _drawn_again(
+    opening: ev.RunOpened, population_U: np.ndarray, rounds: Mapping[int, np.ndarray], source: Source | None
+) -> Iterator[Finding]:
+    if source is None:
+        return
+    if commitment(source) != opening.sampling_commitment:
+        yield Finding("sampling", "the key shown is not the one the run committed itself to")
+        return
+    plan = SamplingPlan(opening.sampler, population_U, source)
+    for round_, ids_K in rounds.items():
+        if not np.array_equal(plan.draw(round_).cohort_K, ids_K):
+            yield Finding("sampling", f"round {round_}: the key draws another cohort than the one recorded")
+
+
+def check_matrices(book: Book) -> Iterator[Finding]:
+    """Steps belong to an opened mechanism, are released once, and users keep their distance."""
+    opened: dict[str, ev.MatrixOpened] = {}
+    digests: dict[tuple[str, int], str] = {}
+    last: dict[str, dict[int, int]] = {}
+    times: dict[tuple[str, int], int] = {}
+    for event in book.events:
+        if isinstance(event, ev.MatrixOpened):
+            opened[event.mechanism] = event
+            yield from _holds("matrix", require_sensitivity, event)
+        if not isinstance(event, ev.TreeRelease):
+            continue
+        mechanism = opened.get(event.mechanism)
+        if mechanism is None or not 0 <= event.step < mechanism.rounds:
+            yield Finding("matrix", f"round {event.round_}: step {event.step} of {event.mechanism!r} was not opened")
+            continue
+        if digests.setdefault((event.mechanism, event.step), event.release_digest) != event.release_digest:
+            yield Finding("matrix", f"step {event.step} of {event.mechanism!r} was released with two different sums")
+        ids_K = book.cohorts.get(event.cohort_hash, np.empty(0, np.int64))
+        users = last.setdefault(event.mechanism, {})
+        yield from _holds("matrix", require_separation, users, ids_K, event.step, mechanism.min_separation)
+        for user in ids_K.tolist():
+            times[event.mechanism, user] = times.get((event.mechanism, user), 0) + 1
+    for (name, user), count in times.items():
+        if count > opened[name].max_participations:
+            yield Finding(
+                "matrix", f"user {user} took part {count} times, {name!r} allows {opened[name].max_participations}"
+            )
+            return
+
+
+def _holds(kind: str, check: object, *arguments: object) -> Iterator[Finding]:
+    try:
+        check(*arguments)  # type: ignore[operator]
+    except PrivacyError as error:
+        yield Finding(kind, str(error))
+
+
+def check_releases(book: Book, released: Sequence[Released]) -> Iterator[Finding]:
+    """No release without an event, and no bytes that left under two rounds."""
+    rounds: dict[int, set[str]] = {}
+    by_digest: dict[str, int] = {}
+    for event in book.events:
+        if not event.releases:
+            continue
+        digest = getattr(event, "release_digest", "")
+        rounds.setdefault(event.round_, set()).add(digest)
+        if digest and by_digest.setdefault(digest, event.round_) != event.round_:
+            yield Finding(
+                "noise", f"rounds {by_digest[digest]} and {event.round_} released the same bytes: noise was reused"
+            )
+    for one in released:
+        if one.round_ not in rounds:
+            yield Finding("release", f"round {one.round_} left the cloud and has no event")
+        elif one.digest and one.digest not in rounds[one.round_]:
+            yield Finding("release", f"what left in round {one.round_} is not what its event says")
+
+
+def check_budget(book: Book) -> Iterator[Finding]:
+    opening = book.opening
+    if opening is None or opening.budget_epsilon is None:
+        return
+    try:
+        total = ACCOUNTANTS[opening.accountant].epsilon(compose(book.events).counts, opening.delta)
+    except (PrivacyError, KeyError):
+        return  # said elsewhere
+    if total > opening.budget_epsilon:
+        yield Finding("budget", f"epsilon {total:.4g} was spent of a budget of {opening.budget_epsilon:g}")
+
+
+# --- figures ---
+
+
+def spent(
+    events: Sequence[ev.Event], deltas: Sequence[float], accountants: Sequence[str]
+) -> tuple[dict[str, dict[float, float] | str], list[Finding]]:
+    """Epsilons from the events alone; a finding where they cannot be composed at all."""
+    try:
+        counts = compose(events).counts
+    except PrivacyError as error:
+        return {name: str(error) for name in accountants}, [Finding("accounting", str(error))]
+    result: dict[str, dict[float, float] | str] = {}
+    for name in accountants:
+        try:
+            result[name] = {delta: ACCOUNTANTS[name].epsilon(counts, delta) for delta in deltas}
+        except PrivacyError as error:
+            result[name] = str(error)
+    return result, []
+
+
+def burn_down(events: Iterable[ev.Event], delta: float, accountant: str = "rdp") -> list[tuple[int, float]]:
+    """(round, epsilon spent after it), one pair a round that released something."""
+    total, rows = Composition(), dict[int, float]()
+    for event in events:
+        total.add(event)
+        if event.releases:
+            rows[event.round_] = ACCOUNTANTS[accountant].epsilon(total.counts, delta)
+    return list(rows.items())
+
+
+def _deltas(book: Book, asked: Sequence[float]) -> tuple[float, ...]:
+    own = (book.opening.delta,) if book.opening else (1e-6,)
+    return tuple(dict.fromkeys([*own, *asked]))
