@@ -71,21 +71,22 @@ LIGHT = {
     ),
 }
 
+SOFTMAX = {"loss": "softmax", "temperature": 0.1, "query_users": 0.5, "user_clicks": 10}
 PINSAGE = {
     "ml-100k": trials(
         {"epochs": 12, "pairs_per_epoch": 20000},
-        {"spectral": 64},
-        {"spectral": 128, "dim": 128},
+        {"loss": "max-margin"},
+        SOFTMAX,
     ),
     "citeulike-t": trials(
-        {"epochs": 9, "pairs_per_epoch": 20000, "window": 20, "pair_window": 5, "windowed": False, "dim": 128},
-        {"spectral": 128},
-        {"spectral": 256},
+        {"epochs": 9, "pairs_per_epoch": 20000, "window": 20, "pair_window": 5, "windowed": False, "spectral": 128},
+        {"loss": "max-margin"},
+        SOFTMAX,
     ),
     "ml-1m": trials(
         {"epochs": 12, "pairs_per_epoch": 20000, "window": 20, "pair_window": 5, "windowed": False},
-        {"spectral": 64},
-        {"spectral": 128, "dim": 128},
+        {"loss": "max-margin"},
+        SOFTMAX,
     ),
 }
 
