@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cloud, compare, data, doctor, evaluate, runs, simulate
+from cli import cloud, compare, data, doctor, evaluate, privacy, runs, simulate
 from fedquilt import __version__
 from fedquilt.errors import FedquiltError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 for verb in (simulate.simulate, data.data, evaluate.evaluate, compare.compare, runs.runs, doctor.doctor):
     app.command()(verb)
 app.add_typer(cloud.app)
+app.add_typer(privacy.app)
 
 
 @app.callback(invoke_without_command=True)

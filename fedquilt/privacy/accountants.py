@@ -10,9 +10,11 @@ holds for a mechanism whose *replacement* moves the sum by C, which clipping to 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -262,7 +264,20 @@ def _rdp_curve(atom: Atom) -> np.ndarray:
             replace,
         ),
     }[atom.sampler]()
-    return rdp.RdpAccountant(orders, relation).compose(event).rdp
+    with _quiet():
+        return rdp.RdpAccountant(orders, relation).compose(event).rdp
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orders whose series does not converge are left out (they count as infinite), which dp-accounting warns of."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _rdp_epsilon(counts: Mapping[Atom, int], delta: float) -> float:

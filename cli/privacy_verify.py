@@ -1,0 +1,64 @@
+"""``fedquilt privacy verify``: epsilon from the ledger's events alone, and whether the ledger can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Json, new_table, print_json, print_table
+
+
+def verify(
+    where: Annotated[Path, typer.Argument(metavar="RUN|LEDGER", help="A run's folder, or a ledger file.")],
+    device: Annotated[
+        list[Path] | None, typer.Option("--device", help="A device's ledger, whose memory of this one counts.")
+    ] = None,
+    head: Annotated[list[str] | None, typer.Option("--head", help="NUMBER:HASH that someone remembers.")] = None,
+    public_key: Annotated[
+        str | None, typer.Option("--public-key", help="Hex Ed25519 key that must have signed.")
+    ] = None,
+    sampling_seed: Annotated[
+        int | None, typer.Option("--sampling-seed", help="Draw the cohorts of a simulation again from its seed.")
+    ] = None,
+    deployed: Annotated[bool, typer.Option("--deployed", help="Seeded noise is a finding.")] = False,
+    delta: Annotated[list[float] | None, typer.Option("--delta", help="Further deltas.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check chain, order, claims, cohorts and releases; exit code 1 where anything does not hold."""
+    from fedquilt.privacy.randomness import Simulated
+    from fedquilt.privacy.verify import verify as verify_ledger
+
+    verdict = verify_ledger(
+        where,
+        devices=device or (),
+        heads=head or (),
+        public_key=public_key,
+        sampling_source=None if sampling_seed is None else Simulated(sampling_seed),
+        deployed=deployed,
+        deltas=delta or (),
+    )
+    if as_json:
+        print_json({**asdict(verdict), "holds": verdict.holds})
+    else:
+        table = new_table(
+            f"{where}: {verdict.num_releases} releases in {verdict.num_events} events", "accountant", "delta"
+        )
+        table.add_column("epsilon", justify="right", overflow="fold")
+        for name, by_delta in verdict.epsilons.items():
+            if isinstance(by_delta, str):
+                table.add_row(name, "", by_delta)
+                continue
+            for at, epsilon in by_delta.items():
+                table.add_row(name, f"{at:.3g}", f"{epsilon:.4f}")
+        print_table(table)
+        if verdict.most_participations is not None:
+            typer.echo(f"most rounds of a single user: {verdict.most_participations}")
+        for finding in verdict.findings:
+            typer.secho(f"{finding.kind}: {finding.text}", fg=typer.colors.RED)
+        typer.echo(f"head {verdict.head}")
+        typer.echo("holds" if verdict.holds else f"DOES NOT HOLD: {len(verdict.findings)} findings")
+    if not verdict.holds:
+        raise typer.Exit(1)

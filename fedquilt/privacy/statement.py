@@ -1,0 +1,190 @@
+"""What a run promised its users and kept, as facts that text, JSON and a page are made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedquilt.errors import PrivacyError
+from fedquilt.privacy import events as ev
+from fedquilt.privacy.book import ledger_path, read_book
+from fedquilt.privacy.individual import epsilons_of, participation_mu2
+from fedquilt.privacy.plan import Plan, assumptions
+from fedquilt.privacy.verify import burn_down, verify
+
+QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
+RELEASED = {
+    ev.GaussianRelease.kind: "the noised mean of users' clipped updates, as the next patch, to every device",
+    ev.AdaptiveClip.kind: "the noised share of users below the clipping norm, to every device as the next norm",
+    ev.MetricsRelease.kind: "noised means of users' metrics, to the operator",
+    ev.DistributedRelease.kind: "the sum of updates that devices noised together, as the next patch, to every device",
+    ev.TreeRelease.kind: "a step of a correlated-noise sum of updates, as the next patch, to every device",
+    ev.LocalRelease.kind: "each device's own noised update, to the cloud",
+}
+
+
+def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All facts of the statement, plain values. ``audit``: what an audit found, told as it is."""
+    path = ledger_path(where)
+    book, _ = read_book(path)
+    opening = book.opening
+    if opening is None:
+        raise PrivacyError(f"{path} has no run-opened event: there is no claim to state")
+    deltas = tuple(sorted({opening.delta, *(10.0**-k for k in range(4, 9) if 10.0**-k < 1 / opening.population)}))
+    verdict = verify(where, deltas=deltas)
+    kinds = [event.kind for event in book.events if event.releases]
+    return {
+        "run": opening.run,
+        "unit": f"one {opening.unit}, with all rows that the {opening.unit} ever sends",
+        "neighbours": opening.neighbours,
+        "population": opening.population,
+        "mechanism": opening.mechanism,
+        "sampler": str(opening.sampler),
+        "sampler_kind": opening.sampler.kind,
+        "sampling_observed": _observed(verdict.cohort_sizes, opening),
+        "clipping_norm": opening.clipping_norm,
+        "noise_multiplier": opening.noise_multiplier,
+        "randomness": opening.randomness,
+        "rounds": len({event.round_ for event in book.events if event.releases}),
+        "aborted_rounds": sum(isinstance(event, ev.AbortedRound) for event in book.events),
+        "delta": opening.delta,
+        "budget_epsilon": opening.budget_epsilon,
+        "epsilon": _best(verdict.epsilons, opening.delta),
+        "epsilons": {name: _texts(by_delta) for name, by_delta in verdict.epsilons.items()},
+        "accountant": f"{opening.accountant}, dp-accounting {_version('dp-accounting')}",
+        "code": opening.code_hash,
+        "releases": {
+            kind: {"count": kinds.count(kind), "what": RELEASED.get(kind, kind)} for kind in dict.fromkeys(kinds)
+        },
+        "never_leaves": "clicks, local graphs, and personal patches: they stay on the device, so they need no noise",
+        "most_participations": verdict.most_participations,
+        "epsilon_by_user_quantile": _quantiles(book, opening),
+        "burn_down": _thin(burn_down(book.events, opening.delta)),
+        "assumptions": _assumptions(opening, book.events),
+        "audit": dict(audit) if audit else None,
+        "deviations": [
+            f"round {event.round_}: {event.text}" for event in book.events if isinstance(event, ev.Deviation)
+        ],
+        "findings": [f"{finding.kind}: {finding.text}" for finding in verdict.findings],
+        "holds": verdict.holds,
+        "ledger_head": verdict.head,
+    }
+
+
+def in_words(facts: Mapping[str, Any]) -> list[str]:
+    """For a person who is no engineer: what it means, in sentences."""
+    epsilon, delta = facts["epsilon"], facts["delta"]
+    noise = facts["noise_multiplier"]
+    if epsilon is None:
+        return ["No accountant could vouch for this run. Nothing is promised."]
+    bound = _belief(epsilon)
+    sentences = [
+        f"Of {facts['population']:,} people, every one is protected in the same way: whatever came out of this run"
+        " would have come out almost as likely had that person not taken part at all.",
+        f"Someone who knew everything about everyone else, and who before the run thought it 50 % likely that you took"
+        f" part, could after seeing all that was published be at most {bound} sure of it (epsilon {epsilon:.2f}).",
+        f"The chance that this promise fails is at most {delta:.1g}.",
+        f"Each person's contribution was cut to a fixed size ({facts['clipping_norm']:g}) and noise {noise:g} times"
+        " that size was added to the sum of all before anything was published.",
+        f"What never leaves a device: {facts['never_leaves']}.",
+    ]
+    if facts["randomness"] != "secret":
+        sentences.append("This was a simulation: its noise comes from a known seed and protects nobody.")
+    if not facts["holds"]:
+        sentences.append("The check of the records FAILED; see the findings. Do not rely on this statement.")
+    return sentences
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical facts; what a signature of the statement covers."""
+    return hashlib.sha256(ev.canonical(facts).encode()).hexdigest()
+
+
+def sign(facts: Mapping[str, Any], private_key: bytes) -> dict[str, str]:
+    """Ed25519 over ``digest(facts)``."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.from_private_bytes(private_key)
+    text = digest(facts)
+    return {
+        "digest": text,
+        "public_key": key.public_key().public_bytes_raw().hex(),
+        "signature": key.sign(text.encode()).hex(),
+    }
+
+
+def _belief(epsilon: float) -> str:
+    """Posterior of a 50 % prior: e^ε / (1 + e^ε)."""
+    share = 1 / (1 + np.exp(-min(epsilon, 700.0)))
+    return f"{100 * share:.1f} %" if share < 0.9995 else "practically 100 %"
+
+
+def _best(epsilons: Mapping[str, Mapping[float, float] | str], delta: float) -> float | None:
+    """Each is a proven upper bound, so the smallest is one."""
+    known = [by_delta[delta] for by_delta in epsilons.values() if not isinstance(by_delta, str)]
+    finite = [epsilon for epsilon in known if np.isfinite(epsilon)]
+    return min(finite) if finite else None
+
+
+def _texts(by_delta: Mapping[float, float] | str) -> dict[str, float | None] | str:
+    if isinstance(by_delta, str):
+        return by_delta
+    return {f"{at:.3g}": float(epsilon) if np.isfinite(epsilon) else None for at, epsilon in by_delta.items()}
+
+
+def _observed(sizes: tuple[int, ...], opening: ev.RunOpened) -> str:
+    if not sizes:
+        return "no cohort was recorded"
+    spread = f"{min(sizes)} to {max(sizes)}, mean {np.mean(sizes):.1f}"
+    return f"cohorts of {spread} users, {opening.expected_cohort:g} expected"
+
+
+def _quantiles(book: Any, opening: ev.RunOpened) -> dict[str, float] | None:
+    """epsilon of users by participation alone, without amplification; None where cohorts are not recorded."""
+    population_U = book.cohorts.get(opening.population_hash)
+    rounds = [
+        (book.cohorts[event.cohort_hash], event.noise_multiplier)
+        for event in book.events
+        if isinstance(event, ev.GaussianRelease) and event.cohort_hash in book.cohorts
+    ]
+    if population_U is None or not rounds or any(z == 0 for _, z in rounds):
+        return None
+    try:
+        epsilons_U = epsilons_of(participation_mu2(rounds, population_U), opening.delta)
+    except PrivacyError:
+        return None
+    return {f"{q:g}": float(np.quantile(epsilons_U, q, method="higher")) for q in QUANTILES}
+
+
+def _assumptions(opening: ev.RunOpened, events: list[ev.Event]) -> list[dict[str, Any]]:
+    """For plain central runs: every round alike."""
+    releases = [event for event in events if isinstance(event, ev.GaussianRelease)]
+    same = {(event.noise_multiplier, event.sampler) for event in releases}
+    if len(same) != 1 or opening.noise_multiplier == 0:
+        return []
+    plan = Plan(opening.sampler, releases[0].noise_multiplier, len(releases), opening.population, opening.delta, "rdp")
+    cohort = max(1, min(round(opening.expected_cohort), opening.population))
+    return [
+        {"sampling": row.sampling, "neighbours": row.neighbours, "accountant": row.accountant,
+         "epsilon": row.epsilon, "executed": row.executed, "note": row.note}
+        for row in assumptions(plan, cohort, ("pld", "rdp", "gdp"))
+    ]  # fmt: skip
+
+
+def _thin(rows: list[tuple[int, float]], most: int = 60) -> list[tuple[int, float]]:
+    if len(rows) <= most:
+        return rows
+    places = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))
+    return [rows[place] for place in places]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
