@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cloud, compare, data, doctor, evaluate, privacy, runs, simulate
+from cli import cloud, compare, conformance, data, doctor, evaluate, privacy, rules, runs, simulate
 from fedquilt import __version__
 from fedquilt.errors import FedquiltError
 
@@ -20,7 +20,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (simulate.simulate, data.data, evaluate.evaluate, compare.compare, runs.runs, doctor.doctor):
+for verb in (
+    simulate.simulate,
+    data.data,
+    evaluate.evaluate,
+    compare.compare,
+    runs.runs,
+    doctor.doctor,
+    rules.rules,
+    conformance.conformance,
+):
     app.command()(verb)
 app.add_typer(cloud.app)
 app.add_typer(privacy.app)

@@ -58,17 +58,19 @@ def _take(distances_KK, order_KK, count, num_neighbours):
     """Krum, ``count`` times, each time among who is left, with one neighbour fewer.
 
     A row's set of neighbours is its nearest ones that are left. When one of them is taken, the set is one smaller;
-    when another is taken, the farthest leaves the set: either way the score loses one distance.
+    when another is taken, the farthest leaves the set: either way the score loses one distance. One neighbour is the
+    least. Of equal scores, the lesser sum of all distances counts, as two users are often each other's nearest.
     """
     k_users = len(distances_KK)
     left, taken = np.ones(k_users, np.bool_), np.empty(count, np.int64)
-    last, scores = np.empty(k_users, np.int64), np.zeros(k_users)
+    last, scores, totals = np.empty(k_users, np.int64), np.zeros(k_users), np.zeros(k_users)
     place_KK = np.empty((k_users, k_users), np.int32)
     for i in range(k_users):
         found, at = 0, -1
         for place in range(k_users):
             j = order_KK[i, place]
             place_KK[i, j] = place
+            totals[i] += distances_KK[i, j]
             if j != i and found < num_neighbours:
                 found += 1
                 at = place
@@ -77,12 +79,15 @@ def _take(distances_KK, order_KK, count, num_neighbours):
     for turn in range(count):
         best = -1
         for i in range(k_users):
-            if left[i] and (best < 0 or scores[i] < scores[best]):
+            if left[i] and (best < 0 or (scores[i], totals[i]) < (scores[best], totals[best])):
                 best = i
         taken[turn] = best
         left[best] = False
         for i in range(k_users):
-            if not left[i] or last[i] < 0:
+            if not left[i]:
+                continue
+            if num_neighbours - turn <= 1:
+                _nearest_left(i, distances_KK, order_KK, left, scores, last)
                 continue
             if place_KK[i, best] <= last[i]:
                 scores[i] -= distances_KK[i, best]
@@ -92,3 +97,12 @@ def _take(distances_KK, order_KK, count, num_neighbours):
             while last[i] >= 0 and (order_KK[i, last[i]] == i or not left[order_KK[i, last[i]]]):
                 last[i] -= 1
     return taken
+
+
+@njit(nogil=True, cache=True)
+def _nearest_left(i, distances_KK, order_KK, left, scores, last):
+    for place in range(len(order_KK)):
+        j = order_KK[i, place]
+        if j != i and left[j]:
+            last[i], scores[i] = place, distances_KK[i, j]
+            return

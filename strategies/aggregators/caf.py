@@ -18,7 +18,8 @@ class CovarianceFilter:
     """Users lose weight as they stick out along the direction of most variance, until 2f of K are gone; the weighted
     mean that had the least such variance.  O(turns·power_steps·K·P), up to 2f + 1 turns.
 
-    w_k <- w_k (1 - t_k / max t), t_k = ((x_k - mean)·v)². v from power steps that start at a drawn vector in the first
+    w_k <- w_k (1 - t_k / max t), t_k = ((x_k - mean)·v)², the maximum over users who have weight left, so that every
+    turn takes all of somebody's. v from power steps that start at a drawn vector in the first
     turn and at the turn's before in the others. Needs K > 2f; f = 0 is the mean.
     """
 
@@ -56,7 +57,7 @@ class CovarianceFilter:
             variance, vector_P, along_K = top_direction(updates_KP, left_K, vector_P, self.power_steps)
             if variance < least:
                 best_K, least = left_K, variance
-            far_K = along_K.square()
+            far_K = along_K.square() * (left_K > 0)
             if not far_K.max() > 0:
                 break
             left_K = left_K * (1 - far_K / far_K.max())
