@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +30,6 @@ from fedquilt.privacy.randomness import Simulated
 from fedquilt.privacy.samplers import SamplingPlan
 from fedquilt.privacy.verify import Released, burn_down, verify
 
-ROOT = Path(__file__).resolve().parents[1]
 USERS = np.arange(400)
 PLAN = SamplingPlan(Poisson(0.1), USERS, Simulated(3))
 OPENING = RunOpened(
@@ -93,7 +89,7 @@ def test_an_honest_run_holds_and_its_epsilon_is_that_of_its_events(path):
     verdict = verify(path, sampling_source=Simulated(3), deltas=(1e-5,))
     assert verdict.findings == ()
     # dp-accounting: 12 rounds, Poisson 10 %, z = 1, delta = 1e-4
-    assert verdict.epsilons["pld"][1e-4] == pytest.approx(2.37, abs=0.02)
+    assert verdict.epsilons["pld"][1e-4] == pytest.approx(2.3725, abs=1e-3)
     assert verdict.epsilons["rdp"][1e-4] > verdict.epsilons["pld"][1e-4]
     assert verdict.num_releases == 12
     assert 1 < verdict.most_participations <= 12
@@ -310,13 +306,3 @@ def test_what_is_no_ledger_is_told_in_words(tmp_path):
     (tmp_path / "privacy.sqlite").write_text("nonsense " * 400)
     with pytest.raises(LedgerError, match="cannot be read as a ledger"):
         verify(tmp_path)
-
-
-def test_verification_needs_neither_torch_nor_flwr(path):
-    write_run(path).close()
-    code = (
-        "import sys; from fedquilt.privacy.verify import verify;"
-        f"assert verify({str(path)!r}).holds; print(*sys.modules)"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {name.split(".")[0] for name in loaded.stdout.split()} & {"torch", "flwr", "ray", "opacus", "polars"}
