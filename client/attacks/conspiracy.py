@@ -61,7 +61,7 @@ class Conspiracy:
         sent = [self._read(asked[reply.metadata.src_node_id], reply) for reply in replies if reply.has_content()]
         if not sent:
             return list(replies)
-        if self.plan.active(sent[0].order.round_):
+        if self.attack is not None and self.plan.active(sent[0].order.round_):
             if self.attack.kind == "replies":
                 return self._malformed(sent, replies)
             if self.attack.kind == "updates":
@@ -78,11 +78,13 @@ class Conspiracy:
         )
 
     def _malformed(self, sent: Sequence[_Sent], replies: Sequence[Message]) -> list[Message]:
-        out = {}
+        out, sound = {}, []
         for part in sent:
             mine_K = self.plan.is_malicious(part.reply.client_ids_K)
             if mine_K.any() and (mine_K.all() or not self.attack.by_node):
                 out[part.message.metadata.src_node_id] = _with(part.message, self.attack.content(part.reply, mine_K))
+            sound.append(replace(part, reply=_rows_of(part.reply, ~mine_K)))
+        self._settle(sound)
         return [out.get(reply.metadata.src_node_id, reply) for reply in replies]
 
     def _forged(self, sent: Sequence[_Sent]) -> list[_Sent]:
@@ -166,6 +168,10 @@ class Conspiracy:
         if self.oracle is not None:
             ids_K = np.concatenate([part.reply.client_ids_K for part in sent])
             self.oracle.settle(sent[0].order.round_, ids_K, np.concatenate([part.reply.updates_KP for part in sent]))
+
+
+def _rows_of(reply: TrainReply, kept_K: np.ndarray) -> TrainReply:
+    return replace(reply, client_ids_K=reply.client_ids_K[kept_K], updates_KP=reply.updates_KP[kept_K])
 
 
 def _content(reply: TrainReply) -> RecordDict:

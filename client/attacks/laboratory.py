@@ -14,6 +14,7 @@ from torch import Tensor
 
 from client.attacks.logs import appended
 from fedquilt.config import Config
+from fedquilt.errors import ConfigError
 from fedquilt.graphs.cohorts import CohortBuilder
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.subgraph import SubgraphBuilder
@@ -102,3 +103,32 @@ def promotion_loss(scores_UI: Tensor, seen_UI: Tensor, targets_T: np.ndarray, k:
     open_UT = ~seen_UI[:, targets]
     gaps_UT = torch.nn.functional.elu(kth_U1 - scores_UI[:, targets])
     return (gaps_UT * open_UT).sum() / open_UT.sum().clamp(min=1)
+
+
+ITEM_TENSORS = ("item_bias", "item_in.factors", "item_out.factors")  # one row an item
+
+
+def row_norms(spec: PatchSpec, vector_P: np.ndarray) -> np.ndarray:
+    """float64 [I]: length of each item's part of a flat patch. ConfigError where the patch has no rows of items."""
+    parts = [view.reshape(len(view), -1) for view in _item_views(spec, vector_P).values()]
+    return np.sqrt(sum((np.square(part, dtype=np.float64).sum(1) for part in parts), np.zeros(len(parts[0]))))
+
+
+def keep_rows(spec: PatchSpec, vector_P: np.ndarray, count: int, always_T: np.ndarray) -> np.ndarray:
+    """A copy in which only ``count`` items' rows are left, those of ``always_T`` and the longest; the rest is zero."""
+    lengths_I = row_norms(spec, vector_P)
+    lengths_I[always_T] = np.inf
+    dropped = np.argsort(-lengths_I, kind="stable")[count:]
+    kept_P = np.zeros_like(vector_P)
+    for name, rows in _item_views(spec, vector_P).items():
+        rows = rows.copy()
+        rows[dropped] = 0
+        kept_P[spec.slices[name]] = rows.reshape(-1)
+    return kept_P
+
+
+def _item_views(spec: PatchSpec, vector_P: np.ndarray) -> dict[str, np.ndarray]:
+    found = {name: view for name, view in spec.views(vector_P).items() if name in ITEM_TENSORS}
+    if not found:
+        raise ConfigError("this attack works on items' rows: patch.parts needs item-bias or item-low-rank")
+    return found

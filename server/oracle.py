@@ -1,0 +1,80 @@
+"""The cloud's rule outside the cloud: what attackers of a simulation query, and who would be rejected by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from fedquilt.config import Config
+from fedquilt.errors import FederationError
+from fedquilt.privacy.clipping import clip_rows
+from fedquilt.types import PatchSpec
+from strategies.aggregation import aggregate, make_aggregation
+from strategies.rules import RoundContext, State, apply_pre_rules, in_round
+
+
+@dataclass
+class RuleOracle:
+    """Pre-rules, rule, parameters and state as the cloud's, with users weighed alike.
+
+    ``settle`` is told what was really sent, so that the state of a rule that has one keeps up with the cloud's, and
+    notes who would get no weight: ``zero_weight`` holds (round, client id). A rule that does not tell its
+    ``row_weights`` gives none there.
+    """
+
+    config: Config
+    spec: PatchSpec
+    state: State = field(default_factory=dict)
+    zero_weight: list[tuple[int, int]] = field(default_factory=list)
+    judged: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._aggregation = make_aggregation(self.config.federation)
+
+    def rule(self, round_: int, client_ids_K: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """updates_KP in the order of these ids -> update_P, clipped and sorted by client id as the cloud does."""
+        order_K = np.argsort(client_ids_K, kind="stable")
+        context = self._context(round_, client_ids_K[order_K])
+
+        def result(updates_KP: np.ndarray) -> np.ndarray:
+            return self._aggregate(updates_KP[order_K], context)[0]
+
+        return result
+
+    def settle(self, round_: int, client_ids_K: np.ndarray, updates_KP: np.ndarray) -> None:
+        order_K = np.argsort(client_ids_K, kind="stable")
+        finite_K = np.isfinite(updates_KP[order_K]).all(axis=1)
+        order_K = order_K[finite_K]
+        context = self._context(round_, client_ids_K[order_K])
+        rows_KP = updates_KP[order_K]
+        self._note_rejected(rows_KP, context)
+        if hasattr(self._aggregation.rule, "next_state") or hasattr(self._aggregation.rule, "step"):
+            self.state = self._aggregate(rows_KP, context)[1]
+
+    def _context(self, round_: int, client_ids_K: np.ndarray) -> RoundContext:
+        return RoundContext(self.config.seed, round_, client_ids_K=client_ids_K, spec=self.spec)
+
+    def _rows(self, updates_KP: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        clipped_KP, _ = clip_rows(np.array(updates_KP, np.float32), self.config.federation.clipping_norm)
+        return torch.from_numpy(clipped_KP), torch.full((len(clipped_KP),), 1 / max(len(clipped_KP), 1))
+
+    def _aggregate(self, updates_KP: np.ndarray, context: RoundContext) -> tuple[np.ndarray, State]:
+        done = aggregate(self._aggregation, *self._rows(updates_KP), self.state, context)
+        return done.update_P, done.state
+
+    def _note_rejected(self, updates_KP: np.ndarray, context: RoundContext) -> None:
+        if not hasattr(self._aggregation.rule, "row_weights") or not len(updates_KP):
+            return
+        try:
+            rows_KP, weights_K, seen = apply_pre_rules(self._aggregation.pre_rules, *self._rows(updates_KP), context)
+            counted_K = in_round(self._aggregation.rule, seen).row_weights(rows_KP, weights_K, self.state)  # type: ignore[attr-defined]
+        except FederationError:  # too few users: the fallback counts everybody
+            return
+        ids_K = seen.client_ids_K
+        if ids_K is None or len(ids_K) != len(counted_K):  # buckets: no row is one user's
+            return
+        self.judged += [(context.round_, int(client_id)) for client_id in ids_K]
+        self.zero_weight += [(context.round_, int(client_id)) for client_id in ids_K[counted_K.numpy() == 0]]
