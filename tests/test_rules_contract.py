@@ -1,0 +1,135 @@
+"""Every rule keeps the contract, and the contract suite rejects rules that do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import pytest
+import torch
+
+from fedquilt.errors import FederationError, TooManyByzantineError
+from strategies.conformance import CHECKS, check_rule, failures, require_rule
+from strategies.facts import facts_of, needed_text, tolerates
+from strategies.rules import AGGREGATORS, apply_rule
+
+RULES = sorted(AGGREGATORS)
+WITH_F = [name for name in RULES if "num_byzantine" in {field.name for field in fields(AGGREGATORS[name])}]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_keeps_the_contract(name):
+    assert failures(check_rule(AGGREGATORS[name]())) == {}
+
+
+@pytest.mark.parametrize("num_byzantine", [0, 3])
+@pytest.mark.parametrize("name", WITH_F)
+def test_a_rule_keeps_the_contract_for_other_numbers_of_liars(name, num_byzantine):
+    assert failures(check_rule(AGGREGATORS[name](num_byzantine=num_byzantine), seed=7)) == {}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_says_where_it_comes_from_and_what_it_costs(name):
+    facts = facts_of(AGGREGATORS[name]())
+    assert "not declared" not in (facts.source, facts.cost)
+    assert 0 <= facts.breakdown <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [("krum", "2f + 3"), ("multi-krum", "2f + 3"), ("bulyan", "4f + 3"), ("trimmed-mean", "2f + 1"), ("median", "1")],
+)
+def test_the_users_that_a_rule_needs_are_the_papers(name, needed):
+    assert needed_text(AGGREGATORS[name]()) == needed
+
+
+def test_too_few_users_are_told_with_both_numbers():
+    krum = AGGREGATORS["krum"](num_byzantine=2)
+    with pytest.raises(TooManyByzantineError, match=r"Krum needs K >= 7 .* got K=6, f=2: raise federation.cohort_size"):
+        krum(torch.ones(6, 3), torch.ones(6) / 6, {})
+
+
+def test_a_half_is_not_withstood():
+    median = AGGREGATORS["median"]()
+    assert [tolerates(median, k) for k in (1, 2, 3, 4, 5, 10)] == [0, 0, 1, 1, 2, 4]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_whole_numbers_are_refused_in_words(name):
+    with pytest.raises(FederationError, match=r"takes float32 or float64 \[K, P\]; got torch.int64"):
+        AGGREGATORS[name]()(torch.ones(12, 3, dtype=torch.int64), torch.ones(12) / 12, {})
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_users_are_refused_in_words(name):
+    with pytest.raises(FederationError, match="K=0"):
+        AGGREGATORS[name]()(torch.ones(0, 3), torch.ones(0), {})
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A rule whose fault is named by ``kind``; it claims to be a median of sorts."""
+
+    kind: str
+    sensitivity = None
+    translation = scale = tight = True
+
+    @property
+    def breakdown(self) -> float:
+        return 0.5 if self.kind == "mean that claims a half" else 0.0
+
+    def needs(self, num_byzantine):
+        return 5 if self.kind == "takes fewer than it says" else 1
+
+    def __call__(self, updates_KP, weights_K, state):
+        kind = self.kind
+        if kind == "writes":
+            updates_KP *= 2
+        if kind == "draws":
+            return updates_KP.mean(0) + torch.rand(())
+        if kind == "first":
+            return updates_KP[0].clone()
+        if kind == "offset":
+            return updates_KP.mean(0) + 1
+        if kind == "weighted":
+            return weights_K @ updates_KP
+        if kind == "bounded":
+            return updates_KP.mean(0).clamp(-50, 50)
+        if kind == "squares":
+            return updates_KP.mean(0) * updates_KP.norm()
+        return updates_KP.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "caught_by"),
+    [
+        ("writes", "no mutation"),
+        ("draws", "determinism"),
+        ("first", "permutation"),
+        ("offset", "zero updates"),
+        ("weighted", "weights, as declared"),
+        ("bounded", "breaks at f + 1"),
+        ("squares", "scale, as declared"),
+        ("squares", "translation, as declared"),
+        ("mean that claims a half", "holds at f"),
+        ("mean that claims a half", "bounded influence"),
+        ("takes fewer than it says", "K = 1"),
+    ],
+)
+def test_a_faulty_rule_is_caught(kind, caught_by):
+    assert caught_by in failures(check_rule(Faulty(kind), only=(caught_by,)))
+
+
+def test_the_suite_does_not_catch_a_plain_mean():
+    assert failures(check_rule(Faulty("none"))) == {}
+
+
+def test_what_is_no_rule_is_refused_in_words():
+    with pytest.raises(
+        FederationError, match=r"OrderedDict is not a rule: it declares no sensitivity and no breakdown"
+    ):
+        require_rule(__import__("collections").OrderedDict())
+
+
+def test_every_check_has_a_reason_to_be_there():
+    assert len(CHECKS) >= 18
+    assert apply_rule(Faulty("none"), torch.ones(2, 3), torch.ones(2) / 2, {})[0].tolist() == [1, 1, 1]
