@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.pinsage import data, from_items, headline, inductive, judge, spectral
+from experiments.pinsage import data, from_items, headline, inductive, judge, readme, spectral
 from experiments.pinsage.data import Task
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import HeldOut
@@ -170,3 +172,10 @@ def test_an_inductive_fit_trains_without_the_new_items_and_scores_them(random_lo
     assert scores_BI.shape == (3, 30)
     assert np.isfinite(scores_BI).all()
     assert (scores_BI[:, inductive.held_out_items(task)] != 0).any()
+
+
+def test_the_committed_readme_says_what_the_committed_results_say(tmp_path):
+    study = Path(readme.__file__).parent
+    copy = Path(shutil.copy(study / "README.md", tmp_path))
+    readme.update(copy, study / "results.json", study / "tuning.json")
+    assert copy.read_text() == (study / "README.md").read_text()
