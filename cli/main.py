@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cloud, compare, conformance, data, doctor, evaluate, privacy, rules, runs, simulate
+from cli import attack, cloud, compare, conformance, data, doctor, evaluate, privacy, rules, runs, simulate
 from fedquilt import __version__
 from fedquilt.errors import FedquiltError
 
@@ -32,6 +32,7 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(cloud.app)
+app.add_typer(attack.app)
 app.add_typer(privacy.app)
 
 

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.attacks.laboratory import Laboratory, Patch, spread
+from client.attacks.laboratory import Laboratory, Patch, kth_best, spread
 from fedquilt.types import Cohort
 from models.kernel import Graphs, all_scores, user_vectors
-
-_FAR = -1e9
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,7 @@ def gap(scores_XI: Tensor, prey: Prey, contexts_XL: np.ndarray) -> Tensor:
     rows, places = np.nonzero(contexts_XL >= 0)
     out_XI[rows, contexts_XL[rows, places]] = True
     out_XI[:, prey.target] = True
-    rest_XI = torch.where(torch.from_numpy(out_XI), _FAR, scores_XI)
-    return scores_XI[:, prey.target] - rest_XI.topk(min(prey.k, rest_XI.shape[1]), dim=1).values[:, -1]
+    return scores_XI[:, prey.target] - kth_best(scores_XI, torch.from_numpy(out_XI), prey.k)
 
 
 def with_click(context_L: np.ndarray, items_X: np.ndarray) -> np.ndarray:

@@ -90,16 +90,21 @@ def spread(patch: Patch, num_users: int) -> Patch:
     return {name: tensor.expand(num_users, *tensor.shape) for name, tensor in patch.items()}
 
 
+def kth_best(scores_UI: Tensor, out_UI: Tensor, k: int) -> Tensor:
+    """[U]: the k-th best score of the items that are not out, or the last one where fewer are left."""
+    left_U = (~out_UI).sum(1)
+    best_UK = torch.where(out_UI, _FAR, scores_UI).topk(min(k, scores_UI.shape[1]), dim=1).values
+    return best_UK.gather(1, (left_U.clamp(1, best_UK.shape[1]) - 1)[:, None])[:, 0]
+
+
 def promotion_loss(scores_UI: Tensor, seen_UI: Tensor, targets_T: np.ndarray, k: int = 10) -> Tensor:
     """mean over users u and targets t that u has not clicked of g(s_u(k) - s_ut), g(x) = x for x >= 0, e^x - 1 below.
 
-    s_u(k) is the k-th best score of an unseen item: the loss falls until the target is well inside the top k
-    (FedRecAttack, Rong et al. 2022, arXiv:2204.01499, Eq. 10 to 12).
+    s_u(k) is the k-th best score of another unseen item (the last, where there are fewer): the loss falls until the
+    target is well inside the top k (FedRecAttack, Rong et al. 2022, arXiv:2204.01499, Eq. 10 to 12).
     """
     targets = torch.from_numpy(np.asarray(targets_T, np.int64))
-    rest_UI = torch.where(seen_UI, _FAR, scores_UI)
-    rest_UI = rest_UI.index_fill(1, targets, _FAR)
-    kth_U1 = rest_UI.topk(min(k, rest_UI.shape[1]), dim=1).values[:, -1:]
+    kth_U1 = kth_best(scores_UI, seen_UI.index_fill(1, targets, True), k)[:, None]
     open_UT = ~seen_UI[:, targets]
     gaps_UT = torch.nn.functional.elu(kth_U1 - scores_UI[:, targets])
     return (gaps_UT * open_UT).sum() / open_UT.sum().clamp(min=1)
