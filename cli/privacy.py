@@ -1,4 +1,4 @@
-"""``fedquilt privacy``: plan a budget, verify a ledger, state what was promised. One file a verb."""
+"""``fedquilt privacy``: plan a budget, verify a ledger, state what was promised. Each verb has its own file."""
 
 from __future__ import annotations
 

@@ -175,6 +175,26 @@ def test_a_step_of_a_matrix_mechanism_is_released_with_one_sum_only(tmp_path, ga
         again.release(step, lambda event: np.zeros(3))
 
 
+@pytest.mark.parametrize("step", [TreeRelease("r", 1, "other", 0, 3, "c"), TreeRelease("r", 1, "m", 8, 3, "c")])
+def test_a_step_that_was_not_opened_and_paid_for_does_not_leave(gate, step):
+    gate.open(MatrixOpened("r", 1, "m", "tree", 8, 8.0, 1.0, 2.0, 1, 8))
+    with pytest.raises(PrivacyError, match="not opened and paid for"):
+        gate.release(step, lambda event: np.ones(3))
+
+
+def test_a_mechanism_is_not_opened_beyond_the_budget_or_below_its_sensitivity(gate):
+    with pytest.raises(BudgetExceededError):
+        gate.open(MatrixOpened("r", 1, "m", "tree", 8, 1.0, 1.0, 2.0, 1, 8))
+    with pytest.raises(PrivacyError, match="facts give 2"):
+        gate.open(MatrixOpened("r", 1, "m", "tree", 8, 8.0, 1.0, 1.0, 1, 8))
+    assert gate.ledger.events() == []
+
+
+def test_a_device_charges_its_own_ledger_for_a_row_that_the_cloud_promised_to_noise(gate):
+    gate.release(Contribution("r", 1, 7, 1.0, 5.0, run_head="3:ab"), lambda event: np.ones(3))
+    assert gate.filters[0].spent() == ACCOUNTANTS["rdp"].epsilon({Atom("gaussian", (5.0,)): 1}, 1e-5)
+
+
 def test_an_event_that_releases_does_not_pass_as_an_opening(gate):
     with pytest.raises(PrivacyError, match=r"through Gate.release"):
         gate.open(release(1))

@@ -279,6 +279,7 @@ class Contribution(Event):
     client_id: int
     clipping_norm: float
     noise_multiplier: float
+    release_digest: str = ""
     run_head: str = ""
     kind: ClassVar[str] = "contribution"
     releases: ClassVar[bool] = True

@@ -10,12 +10,13 @@ import numpy as np
 
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.accountants import require_support
-from fedquilt.privacy.events import Event, LocalRelease, Release, TreeRelease
+from fedquilt.privacy.events import Contribution, Event, LocalRelease, MatrixOpened, Release, TreeRelease
 from fedquilt.privacy.filter import PrivacyFilter
 from fedquilt.privacy.ledger import Ledger
+from fedquilt.privacy.matrix import require_sensitivity
 from fedquilt.privacy.mechanisms import digest_of, require_noise
 
-E = TypeVar("E", Release, LocalRelease, TreeRelease)
+E = TypeVar("E", Release, LocalRelease, TreeRelease, Contribution)
 
 
 @dataclass
@@ -27,10 +28,11 @@ class Gate:
     accountant: str = "rdp"
     _steps: dict[tuple[str, int], str] = field(default_factory=dict)
     _recorded: set[tuple[str, int, str]] = field(default_factory=set)
+    _opened: dict[str, MatrixOpened] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for event in self.ledger.events():
-            self._recorded.add((event.run, event.round_, event.kind))
+            self._note(event)
             if isinstance(event, TreeRelease):
                 self._steps[event.mechanism, event.step] = event.release_digest
 
@@ -38,6 +40,9 @@ class Gate:
         """Record an event that releases nothing itself (an opening, a resume, an abort, a deviation)."""
         if event.releases:
             raise PrivacyError(f"{event.kind} releases something: pass it through Gate.release")
+        require_support(event, self.accountant)
+        if isinstance(event, MatrixOpened):
+            require_sensitivity(event)
         self._require_room(event)
         self.ledger.append(event)
         self._spend(event)
@@ -50,6 +55,7 @@ class Gate:
         makes other bytes is charged again (a step of a matrix mechanism is refused instead: its noise is used up).
         """
         require_support(event, self.accountant)
+        self._require_opened(event)
         if (event.run, event.round_, event.kind) not in self._recorded:  # else it may be that very release again
             self._require_room(event)
         made = make(event)
@@ -64,14 +70,27 @@ class Gate:
 
     def _require_room(self, event: Event) -> None:
         for budget in self.filters:
-            if isinstance(event, Release | LocalRelease):
+            if isinstance(event, Release | LocalRelease | MatrixOpened):
                 require_noise(event.noise_multiplier, budget.budget.epsilon)
             budget.require_room(event)
 
-    def _spend(self, event: Event) -> None:
+    def _note(self, event: Event) -> None:
         self._recorded.add((event.run, event.round_, event.kind))
+        if isinstance(event, MatrixOpened):
+            self._opened[event.mechanism] = event
+
+    def _spend(self, event: Event) -> None:
+        self._note(event)
         for budget in self.filters:
             budget.add(event)
+
+    def _require_opened(self, event: Event) -> None:
+        """A step is free because its mechanism was charged whole; without that it is not."""
+        if not isinstance(event, TreeRelease):
+            return
+        mechanism = self._opened.get(event.mechanism)
+        if mechanism is None or not 0 <= event.step < mechanism.rounds:
+            raise PrivacyError(f"step {event.step} of mechanism {event.mechanism!r} was not opened and paid for")
 
     def _require_fresh_step(self, event: Event) -> None:
         if not isinstance(event, TreeRelease):
