@@ -23,7 +23,7 @@ def squared_distances(updates_KP: torch.Tensor) -> torch.Tensor:
     squares_K = gram_KK.diagonal().clone()
     for rows in _tiles(len(gram_KK)):
         tile = gram_KK[rows]
-        tile.mul_(-2).add_(squares_K).add_(squares_K[rows, None]).clamp_(min=0)
+        tile.mul_(-2).add_(squares_K + squares_K[rows, None]).clamp_(min=0)  # in this order symmetric to the bit
     return gram_KK.fill_diagonal_(0)
 
 
@@ -68,6 +68,7 @@ def _gram(updates_KP: torch.Tensor, centre_P: torch.Tensor | None) -> torch.Tens
             for others in tiles[i:]:
                 gram_KK[rows, others].addmm_(block_KB[rows], block_KB[others].T)
     for i, rows in enumerate(tiles):
+        gram_KK[rows, rows] = gram_KK[rows, rows].triu() + gram_KK[rows, rows].triu(1).T
         for others in tiles[i + 1 :]:
             gram_KK[others, rows] = gram_KK[rows, others].T
     return gram_KK

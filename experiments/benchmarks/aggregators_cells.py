@@ -1,0 +1,190 @@
+"""One cell of the aggregator benchmark: one implementation, one rule, one size, in a process of its own.
+
+Run by ``aggregators.py``, by our interpreter or by one that has byzfl: it imports nothing of ours before it knows that
+it is to time ours. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import torch
+
+Call = Callable[[torch.Tensor], torch.Tensor]
+
+
+def updates(k: int, p: int, f: int) -> torch.Tensor:
+    """Unit normal rows, the last f as in ALIE: the others' mean less 1.5 standard deviations."""
+    rows_KP = torch.randn(k, p, generator=torch.Generator().manual_seed(0))
+    if f:
+        honest_KP = rows_KP[: k - f]
+        rows_KP[k - f :] = honest_KP.mean(dim=0) - 1.5 * honest_KP.std(dim=0)
+    return rows_KP
+
+
+def ours(name: str, k: int, f: int) -> Call | None:
+    from strategies.rules import AGGREGATORS, PRE_RULES, RoundContext, in_round
+
+    options: dict[str, dict[str, Any]] = {
+        "krum": {"num_neighbours": max(k - f - 1, 1)},  # byzfl's, so that results can be compared
+        "multi-krum": {"num_neighbours": max(k - f - 1, 1)},
+        "geometric-median": {"smoothing": 0.1},
+        "centered-clipping": {"radius": 100.0},
+        "clipping": {"norm": 2.0},
+    }
+    registry = PRE_RULES if name in PRE_RULES else AGGREGATORS
+    entry = registry[name]
+    given = {**options.get(name, {}), **({"num_byzantine": f} if "num_byzantine" in entry.__dataclass_fields__ else {})}
+    rule, even_K = entry(**given), torch.full((k,), 1 / k)
+    if registry is PRE_RULES:
+        return lambda rows_KP: rule(rows_KP, even_K, RoundContext())[0]
+    return lambda rows_KP: in_round(rule, RoundContext(root_update_P=rows_KP[0]))(rows_KP, even_K, {})
+
+
+def byzfl(name: str, k: int, f: int) -> Call | None:
+    """byzfl imports torchvision for a data set only; a stand-in, where its wheel does not fit torch's."""
+    for module in ("torchvision", "torchvision.datasets", "torchvision.transforms"):
+        sys.modules.setdefault(module, MagicMock())
+    import byzfl
+
+    table = {
+        "mean": lambda: byzfl.Average(),
+        "median": lambda: byzfl.Median(),
+        "trimmed-mean": lambda: byzfl.TrMean(f=f),
+        "mean-of-medians": lambda: byzfl.Meamed(f=f),
+        "krum": lambda: byzfl.Krum(f=f),
+        "multi-krum": lambda: byzfl.MultiKrum(f=f),
+        "geometric-median": lambda: byzfl.GeometricMedian(nu=0.1, T=3),
+        "centered-clipping": lambda: byzfl.CenteredClipping(L=1, tau=100.0),
+        "caf": lambda: byzfl.CAF(f=f),
+        "mda": lambda: byzfl.MDA(f=f),
+        "nearest-neighbour-mixing": lambda: byzfl.NNM(f=f),
+        "bucketing": lambda: byzfl.Bucketing(s=2),
+        "clipping": lambda: byzfl.Clipping(c=2.0),
+        "adaptive-clipping": lambda: byzfl.ARC(f=f),
+    }
+    return table[name]() if name in table else None
+
+
+def flower(name: str, k: int, f: int) -> Call | None:
+    """Flower's own functions on one array a client, as its strategies call them."""
+    from flwr.server.strategy import aggregate
+
+    def lists(rows_KP: torch.Tensor) -> list[tuple[list[np.ndarray], int]]:
+        return [([row_P], 1) for row_P in rows_KP.numpy()]
+
+    table: dict[str, Call] = {
+        "mean": lambda rows: torch.from_numpy(aggregate.aggregate(lists(rows))[0]),
+        "median": lambda rows: torch.from_numpy(aggregate.aggregate_median(lists(rows))[0]),
+        "trimmed-mean": lambda rows: torch.from_numpy(aggregate.aggregate_trimmed_avg(lists(rows), f / k)[0]),
+        "krum": lambda rows: torch.from_numpy(aggregate.aggregate_krum(lists(rows), f, 0)[0]),
+        "multi-krum": lambda rows: torch.from_numpy(aggregate.aggregate_krum(lists(rows), f, k - f)[0]),
+        "bulyan": lambda rows: torch.from_numpy(
+            aggregate.aggregate_bulyan(lists(rows), f, aggregate.aggregate_krum, to_keep=0)[0]
+        ),
+    }
+    return table.get(name)
+
+
+def torch_distances(rows_KP: torch.Tensor) -> torch.Tensor:
+    gram_KK = rows_KP @ rows_KP.T
+    squares_K = gram_KK.diagonal()
+    return (squares_K[:, None] + squares_K - 2 * gram_KK).fill_diagonal_(0).clamp_(min=0)
+
+
+def plain_torch(name: str, k: int, f: int) -> Call | None:
+    """What a few lines of torch reach, with memory of K·P + K²."""
+
+    def sorted_columns(rows_KP: torch.Tensor, reduce: Call) -> torch.Tensor:
+        blocks = [rows_KP[:, at : at + 4096].T.contiguous().sort(1)[0] for at in range(0, rows_KP.shape[1], 4096)]
+        return torch.cat([reduce(block) for block in blocks])
+
+    def scores(rows_KP: torch.Tensor) -> torch.Tensor:
+        return torch_distances(rows_KP).sort(1)[0][:, 1 : k - f].mean(1)
+
+    def weiszfeld(rows_KP: torch.Tensor) -> torch.Tensor:
+        squares_K, point_P = torch.stack([row_P.dot(row_P) for row_P in rows_KP]), torch.zeros(rows_KP.shape[1])
+        for _ in range(3):
+            far_K = (squares_K - 2 * (rows_KP @ point_P) + point_P.dot(point_P)).clamp_(min=0).sqrt_().clamp_(min=0.1)
+            point_P = ((1 / far_K) @ rows_KP) / (1 / far_K).sum()
+        return point_P
+
+    def mixing(rows_KP: torch.Tensor) -> torch.Tensor:
+        nearest = torch_distances(rows_KP).topk(k - f, dim=1, largest=False)[1]
+        return torch.zeros(k, k).scatter_(1, nearest, 1 / (k - f)) @ rows_KP
+
+    table: dict[str, Call] = {
+        "mean": lambda rows: rows.mean(0),
+        "median": lambda rows: sorted_columns(rows, lambda s: (s[:, (k - 1) // 2] + s[:, k // 2]) / 2),
+        "trimmed-mean": lambda rows: sorted_columns(rows, lambda s: s[:, f : k - f].mean(1)),
+        "krum": lambda rows: rows[scores(rows).argmin()],
+        "multi-krum": lambda rows: rows[scores(rows).topk(k - f, largest=False)[1]].mean(0),
+        "geometric-median": weiszfeld,
+        "centered-clipping": lambda rows: ((100 / rows.norm(dim=1)).clamp_(max=1) / k) @ rows,
+        "nearest-neighbour-mixing": mixing,
+        "clipping": lambda rows: rows * (2 / rows.norm(dim=1)).clamp_(max=1)[:, None],
+    }
+    return table.get(name)
+
+
+MAKERS = {"ours": ours, "byzfl": byzfl, "flower": flower, "torch": plain_torch}
+
+
+def measure(who: str, name: str, k: int, p: int, f: int, repeats: int, save: str) -> dict[str, Any]:
+    """Best wall and processor seconds of ``repeats`` calls after one that is not counted, and the peak memory.
+
+    Long calls are not repeated. Each call gets a fresh copy, as some peers write into their input.
+    """
+    call = MAKERS[who](name, k, f)
+    if call is None:
+        return {"status": "has none"}
+    rows_KP = updates(k, p, f)
+    times: list[tuple[float, float]] = []
+    for _ in range(repeats + 1):
+        fresh_KP = rows_KP.clone() if who == "byzfl" else rows_KP
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = call(fresh_KP)
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
+        if times[0][1] > 20:
+            break
+    counted = times[1:] or times
+    if save:
+        np.save(save, result.float().numpy())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    best = {"seconds": min(wall for wall, _ in counted), "cpu_seconds": min(cpu for _, cpu in counted)}
+    return {"status": "ok", **{key: round(value, 6) for key, value in best.items()}, "peak_gb": round(peak, 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("who", "rule", "save"):
+        parser.add_argument(f"--{name}", default="")
+    for name in ("k", "p", "f", "repeats", "threads"):
+        parser.add_argument(f"--{name}", type=int, default=1)
+    parser.add_argument("--memory-gb", type=float, default=12)
+    given = parser.parse_args()
+    limit = int(given.memory_gb * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(given.threads)
+    try:
+        row = measure(given.who, given.rule, given.k, given.p, given.f, given.repeats, given.save)
+    except (MemoryError, RuntimeError) as error:
+        row = {
+            "status": "out of memory" if "alloc" in str(error).lower() or isinstance(error, MemoryError) else "error"
+        }
+        row["detail"] = str(error).splitlines()[0][:120] if str(error) else ""
+    except Exception as error:
+        row = {"status": "error", "detail": f"{type(error).__name__}: {error}"[:120]}
+    print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
