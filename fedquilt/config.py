@@ -66,7 +66,7 @@ class CloudConfig(_Section):
     epochs: int = Field(60, ge=0)
     batch_size: int = Field(128, ge=1, description="users a step")
     num_contexts: int = Field(4, ge=1, description="moments of a user's history that one step learns from, twice")
-    num_targets: int = Field(8, ge=1, description="clicks after each of these moments that are to be predicted")
+    num_targets: int = Field(2, ge=1, description="clicks after each of these moments that are to be predicted")
     learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(1e-5, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -167,8 +167,8 @@ class MetaConfig(_Section):
         0.0, ge=0, le=1, description="share of the stored personal patch that inner steps start from; 0 = plain MAML"
     )
     num_contexts: int = Field(2, ge=1, description="subgraphs per user in the support set, and again in the query set")
-    num_support: int = Field(4, ge=1, description="S, clicks after a support subgraph that the inner steps learn from")
-    num_query: int = Field(4, ge=1, description="Q, later clicks that the outer step learns from")
+    num_support: int = Field(2, ge=1, description="S, clicks after a support subgraph that the inner steps learn from")
+    num_query: int = Field(2, ge=1, description="Q, later clicks that the outer step learns from")
     num_negatives: int = Field(0, ge=0, description="drawn negatives per click; 0 = softmax over all unseen items")
 
 
