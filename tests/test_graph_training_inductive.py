@@ -1,9 +1,9 @@
 """Items that training never saw get vectors from features and neighbours: what that is worth, and what it is not yet.
 
-The bazaar's item features say much about an item, and popularity counts the held-out clicks' fellows. NDCG@10 of test
-clicks on held-out items, this draw of the held-out tenth: among new items graph 0.327, popularity 0.278, features alone
-0.251; among all items graph 0.081, features 0.065, popularity 0.105. Another draw: among new items graph 0.321, features
-0.264; among all items 0.059, 0.060 and 0.042. So among all items the graph does not win reliably.
+The bazaar's item features say much about an item. NDCG@10 of test clicks on held-out items, this draw of the tenth:
+among new items graph 0.327, popularity 0.278, features alone 0.251; among all items 0.081, 0.105 and 0.065. Another
+draw: among new items graph 0.321, features 0.264; among all items graph 0.059, features 0.060, popularity 0.042. So
+among all items the graph does not win reliably.
 """
 
 from __future__ import annotations
