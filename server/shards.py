@@ -29,6 +29,7 @@ from fedquilt.runs import plain, replace_file
 MANIFEST, FORMAT = "manifest.json", "fedquilt-shards-1"
 _NAMED = 16  # digits of the hash in a file's name
 _NAME = rf"[0-9]{{5,}}-[0-9a-f]{{{_NAMED}}}\.npy"
+_HALF = r"\.[0-9]{5,}\.[0-9a-f]{16}\.tmp"
 _HASHED = 1 << 22  # bytes at a time
 
 
@@ -66,7 +67,10 @@ def find_shard(folder: Path, number: int, rows: int) -> Shard | None:
 
 
 def commit(folder: Path, shards: Sequence[Shard], facts: Mapping[str, Any]) -> Shards:
-    """Make the folder hold these shards and nothing else: manifest first, in one step, then what it does not name."""
+    """Manifest first, in one step; then shards that it does not name, and what a kill left of one, go.
+
+    Files that are not named as shards stay: the folder may hold a person's own.
+    """
     first = _map(folder / shards[0].file)
     manifest = {
         "format": FORMAT,
@@ -79,7 +83,7 @@ def commit(folder: Path, shards: Sequence[Shard], facts: Mapping[str, Any]) -> S
     replace_file(folder / MANIFEST, (json.dumps(manifest, indent=2, default=plain) + "\n").encode())
     named = {shard.file for shard in shards}
     for path in [*folder.glob("[0-9]*.npy"), *folder.glob(".[0-9]*.tmp")]:
-        if path.name not in named:
+        if path.name not in named and (re.fullmatch(_NAME, path.name) or re.fullmatch(_HALF, path.name)):
             path.unlink(missing_ok=True)
     return Shards.open(folder)
 

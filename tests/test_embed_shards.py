@@ -107,6 +107,13 @@ def test_committing_drops_shards_of_before_and_what_a_kill_left(tmp_path):
     np.testing.assert_array_equal(new[:], ROWS_RF + 1)
 
 
+@pytest.mark.parametrize("name", ["2024.npy", "00001-clicks.npy", ".5.tmp", "notes.txt"])
+def test_committing_leaves_what_is_no_shard_alone(tmp_path, name):
+    (tmp_path / name).write_bytes(b"a person's own")
+    written(tmp_path)
+    assert (tmp_path / name).read_bytes() == b"a person's own"
+
+
 def test_shards_opened_before_they_were_replaced_can_still_be_read(tmp_path):
     old = written(tmp_path)
     old.take(np.arange(11))
