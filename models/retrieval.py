@@ -113,6 +113,8 @@ def _read(path: Path, with_arrays: bool) -> tuple[dict[str, Any], dict[str, np.n
         raise RunError(f"no index at {path}") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"index {path} is damaged: {error}; build it again") from None
-    if about.get("format") != FORMAT or about.get("kind") not in KINDS:
+    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("kind") not in KINDS:
         raise RunError(f"{path} is no index of this version ({FORMAT}); build it again")
+    if not all(isinstance(about.get(part), dict) for part in ("settings", "facts")):
+        raise RunError(f"index {path} is damaged: it lacks settings or facts; build it again")
     return about, arrays

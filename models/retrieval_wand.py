@@ -85,7 +85,12 @@ class WeakAndIndex:
         vectors_IF, order_I = checked_vectors(arrays["vectors"]), arrays["order"]
         if not np.array_equal(np.sort(order_I), np.arange(len(vectors_IF))):
             raise DataError("weak-and: the order of the items is no order of these items")
-        codebooks = [arrays[f"codebook.{number}"] for number in range(settings["options"]["codebooks"])]
+        codebooks = [
+            checked_vectors(arrays[f"codebook.{number}"], "codebook")
+            for number in range(settings["options"]["codebooks"])
+        ]
+        if any(codes_CF.shape[1] != vectors_IF.shape[1] for codes_CF in codebooks):
+            raise DataError("weak-and: codebooks and vectors differ in width")
         parts = {
             name.removeprefix("postings."): array for name, array in arrays.items() if name.startswith("postings.")
         }

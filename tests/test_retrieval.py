@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from fedquilt.errors import ConfigError, DataError, FedquiltError, RunError, UnknownNameError
-from models.retrieval import FAISS_KINDS, KINDS, FaissMissing, build_index, load_index, read_facts, save_index
+from models.retrieval import FAISS_KINDS, FORMAT, KINDS, FaissMissing, build_index, load_index, read_facts, save_index
 
 LEAST_RECALL = {"exact": 1.0, "lsh": 0.9, "hnsw": 0.95, "ivf-sq": 0.5, "weak-and": 0.9}
 
@@ -205,6 +207,37 @@ def test_a_missing_or_damaged_file_is_named(kind, clusters, tmp_path):
         path.write_bytes(content)
         with pytest.raises(FedquiltError, match="index"):
             load_index(path)
+
+
+GOOD = {"format": FORMAT, "kind": "exact", "settings": {}, "facts": {}}
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        [],
+        {"format": FORMAT, "kind": "exact"},
+        {**GOOD, "settings": []},
+        {**GOOD, "facts": "none"},
+        {**GOOD, "kind": ["exact"]},
+    ],
+)
+def test_a_header_that_says_too_little_is_an_error_of_ours(about, tmp_path):
+    path = tmp_path / "index"
+    path.write_bytes(save({"vectors": np.eye(3, dtype=np.float32)}, {"fedquilt": json.dumps(GOOD)}))
+    assert load_index(path).num_items == 3
+    path.write_bytes(save({"vectors": np.eye(3, dtype=np.float32)}, {"fedquilt": json.dumps(about)}))
+    for read in (load_index, read_facts):
+        with pytest.raises(RunError, match="index"):
+            read(path)
+
+
+def test_codebooks_of_another_width_are_refused_when_read(clusters, tmp_path):
+    index = build_index("weak-and", clusters[0])
+    index.codebooks[0] = index.codebooks[0][:, :7]
+    save_index(index, tmp_path / "index")
+    with pytest.raises(RunError, match="differ in width"):
+        load_index(tmp_path / "index")
 
 
 def test_a_build_is_repeatable(kind, clusters):
