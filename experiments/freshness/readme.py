@@ -40,14 +40,15 @@ def table(rows: list[Row]) -> str:
         if own:
             cells = [spread(own, "all", "HR@10"), *(spread(own, group, "NDCG@10") for group in GROUPS)]
             lines.append([column, *cells, f"{np.mean([r['bytes_up_per_user_per_round'] for r in own]):,.0f}"])
-    low, middle, high = ahead_of_oracle(rows)
     users = {group: rows[0]["scores"][group]["users"] for group in GROUPS}
     counts = ", ".join(f"{users[group]} {label}" for group, label in GROUPS.items())
     seeds = len({row["seed"] for row in rows})
+    told = f"{markdown_table(header, lines)}\n\nTest users: {counts}. Seeds: {seeds}; ± is their standard deviation."
+    if not all("ndcg_by_user" in row for row in rows):  # measured before rows held it
+        return told
+    low, middle, high = ahead_of_oracle(rows)
     return (
-        f"{markdown_table(header, lines)}\n\nTest users: {counts}. "
-        f"Seeds: {seeds}; ± is their standard deviation.\n\n"
-        f"fedquilt with personal patch minus oracle, NDCG@10, users paired, seeds averaged: {middle:+.4f} "
+        f"{told}\n\nfedquilt with personal patch minus oracle, NDCG@10, users paired, seeds averaged: {middle:+.4f} "
         f"(95 % interval {low:+.4f} to {high:+.4f})."
     )
 
