@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -44,10 +45,14 @@ def main() -> None:
         for weights in ("any", "equal"):
             graph = power_law_graph(arguments.items, arguments.edges, shape, weights)
             rows += measure(graph, arguments.seeds, arguments.repeats, {"graph": shape, "weights": weights})
-    # torch comes with this import, and would stand in the memory figures.
+    # torch comes with these imports, and would stand in the memory figures.
     from experiments.benchmarks.cloud_results import write
+    from experiments.results import replace_block
 
-    print(write("walks", rows, headline)["headline"])
+    measured = write("walks", rows, headline)
+    kept = [row for row in measured["rows"] if row.get("benchmark") == "walks"]
+    replace_block(Path(__file__).with_name("README.md"), "walks", table(kept))
+    print(measured["headline"])
 
 
 def power_law_graph(num_items: int, num_edges: int, shape: str, weights: str, seed: int = 0) -> CoClickGraph:
@@ -116,6 +121,30 @@ def timed(call: Any) -> tuple[Any, float, float]:
 
 def megabytes(size: int) -> float:
     return round(size / 1e6, 1)
+
+
+def table(rows: list[Row]) -> str:
+    from experiments.results import markdown_table
+
+    names = ("M steps/s, best", "middle", "graph, MB", "tables, MB", "making tables, s", "a call adds, MiB", "load")
+    return markdown_table(
+        ("graph", "weights", "walks x hops, restart", *names),
+        [
+            [
+                row["graph"],
+                row["weights"],
+                f"{row['num_walks']} x {row['walk_length']}, {row['restart']}",
+                f"{row['steps_per_s'] / 1e6:.1f}",
+                f"{row['middle_steps_per_s'] / 1e6:.1f}",
+                f"{row['graph_mb']:.0f}",
+                f"{row['tables_mb']:.0f}",
+                row["tables_s"],
+                row["added_mb"],
+                row["load"],
+            ]
+            for row in rows
+        ],
+    )
 
 
 def headline(rows: list[Row]) -> dict[str, float]:
