@@ -80,8 +80,8 @@ def top_visited(
     """The ``top`` most visited items of every seed and how often: items_ST int32 (-1 padded), counts_ST int64.
 
     Equal counts: the smaller item. ``restart`` has a resolution of 2^-24, an edge's probability one of 2^-24 over the
-    degree. Time O(S · num_walks · walk_length); memory beyond the result and the tables: under 1 MiB, and 16 bytes for
-    each different item that one seed visits.
+    degree. Time O(S · num_walks · walk_length); memory beyond the result and the tables: under 1 MiB (from 2,048 hops
+    on, 256 bytes a hop), and at most 80 bytes for each different item that a seed can visit.
     """
     tables = walk_tables(graph)
     items_ST = np.full((len(seeds_S), top), -1, np.int32)
