@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ def update(readme: Path, path: Path, tuning: Path) -> None:
     results.replace_block(readme, "inductive", inductive_table(rows))
     results.replace_block(readme, "headline", headline_lines(measured["headline"], rows))
     results.replace_block(readme, "chosen", chosen_table(rows, tuned))
+    results.replace_block(readme, "tried", tried_table(json.loads(path.with_name("tried.json").read_text())["rows"]))
     results.replace_block(readme, "machine", origin(measured))
 
 
@@ -119,6 +121,13 @@ def chosen_table(rows: list[Row], tuned: list[Row]) -> str:
         for row in ranked
     ]
     return results.markdown_table(header, lines)
+
+
+def tried_table(rows: list[Row]) -> str:
+    header = ["tried", "log", *(f"validation {_SHORT[question]}" for question in QUESTIONS)]
+    return results.markdown_table(
+        header, [[row["what"], row["dataset"], *(f"{row['valid'][metric]:.4f}" for metric in METRICS)] for row in rows]
+    )
 
 
 def origin(measured: dict) -> str:
