@@ -25,6 +25,7 @@ class Backdoor:
     stealth: float = 0.5
     boost: float = 4.0
     parts: int = 1
+    top: int = 10
     kind = "updates"
     goal = "backdoor"
     knows = frozenset({OWN, COLLUDERS})
@@ -44,9 +45,9 @@ class Backdoor:
         triggered, with_UI = lab.present(view.client_ids_M, trigger_S)
         clean, without_UI = lab.present(view.client_ids_M)
         planted_P = lab.gradient(
-            view.patch_P, lambda patch: promotion_loss(lab.scores(triggered, patch), with_UI, view.targets_T)
+            view.patch_P, lambda patch: promotion_loss(lab.scores(triggered, patch), with_UI, view.targets_T, self.top)
         )
         spread_P = lab.gradient(
-            view.patch_P, lambda patch: promotion_loss(lab.scores(clean, patch), without_UI, view.targets_T)
+            view.patch_P, lambda patch: promotion_loss(lab.scores(clean, patch), without_UI, view.targets_T, self.top)
         )
         return unit(-planted_P + self.stealth * spread_P)

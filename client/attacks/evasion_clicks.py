@@ -30,7 +30,8 @@ class EvasionClicks:
     """Fakes up to ``budget`` clicks in one user's history, one after the other, each the one that helps most.
 
     ``search``: greedy tries ``candidates`` random items by running the model; gradient takes the ``shortlist`` items of
-    the largest first-order gain and runs the model on these; popular and random click without looking, to compare with.
+    the largest first-order gain and runs the model on these; a click that does not help is not faked. popular and
+    random click without looking, to compare with.
     """
 
     search: str = "greedy"
@@ -55,6 +56,9 @@ class EvasionClicks:
             contexts_XL = with_click(context_L, tried_X)
             gaps_X = device.gaps(contexts_XL, prey)
             best = int(np.argmax(gaps_X))
+            if self.search in ("greedy", "gradient") and gaps_X[best] <= found[-1]:
+                found.append(found[-1])
+                continue
             context_L = contexts_XL[best]
             found.append(float(gaps_X[best]))
         return np.array(found)

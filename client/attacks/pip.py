@@ -28,6 +28,7 @@ class PipAttack:
     popular: float = 0.1
     boost: float = 4.0
     hidden: bool = False
+    top: int = 10
     kind = "updates"
     goal = "promote"
     knows = frozenset({OWN, COLLUDERS, POPULARITY})
@@ -52,7 +53,8 @@ class PipAttack:
         return -view.model.gradient(view.patch_P, loss)
 
     def _explicit(self, view: View) -> np.ndarray:
-        graphs, seen_UI = view.model.present(view.client_ids_M)
-        return -view.model.gradient(
-            view.patch_P, lambda patch: promotion_loss(view.model.scores(graphs, patch), seen_UI, view.targets_T)
+        lab = view.model
+        graphs, seen_UI = lab.present(view.client_ids_M)
+        return -lab.gradient(
+            view.patch_P, lambda patch: promotion_loss(lab.scores(graphs, patch), seen_UI, view.targets_T, self.top)
         )
