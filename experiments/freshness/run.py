@@ -19,7 +19,7 @@ import torch
 
 from client.app import app as client_app
 from experiments.freshness import readme
-from experiments.freshness.trials import FEDAVG, JUDGED_BY, LOCAL, ORACLE, OURS, TRIALS, Overrides, chosen, overrides
+from experiments.freshness.trials import FEDAVG, JUDGED_BY, LOCAL, ORACLE, OURS, TRIALS_OF, Overrides, chosen, overrides
 from experiments.results import ROOT, Row, write_results
 from fedquilt.config import Config, load
 from fedquilt.errors import RunError
@@ -93,7 +93,9 @@ class Runs:
 
 def study(runs: Runs, seed: int, tuning: Path) -> list[Row]:
     """One row a column."""
-    settings = {name: chosen(runs.dataset, name, tuning, partial(runs.valid_ndcg, name)) for name in TRIALS}
+    settings = {
+        name: chosen(runs.dataset, name, tuning, partial(runs.valid_ndcg, name)) for name in TRIALS_OF[runs.dataset]
+    }
     ours, _ = runs.get(OURS, settings[OURS], seed)
     rows = []
     for column, (name, variant) in COLUMNS.items():
