@@ -47,8 +47,8 @@ JUDGED_BY = {OURS: "personal", LOCAL: "personal", FEDAVG: "global", ORACLE: "bas
 
 
 def chosen(dataset: str, column: str, path: Path, validate: Callable[[Overrides], float]) -> Overrides:
-    """The trial with the best validation NDCG@10 over all users, the first among equals. None is made twice, and an only
-    one is not judged.
+    """The trial with the best validation NDCG@10 over all users, the first among equals. None is made twice, and an
+    only one is not judged.
     """
     trials = TRIALS_OF[dataset][column]
     known: list[Row] = read_results(path)["rows"] if path.exists() else []
