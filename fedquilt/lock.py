@@ -15,10 +15,11 @@ _held: dict[Path, int] = {}  # by this process: how many times
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold ``folder/lock`` (flock); yields whether this process did not hold it before. A process may hold it twice.
+    """Hold ``folder/lock`` (a POSIX record lock); yields whether this process did not hold it before. It may hold it
+    twice.
 
     The file names the holder's process and stays; what counts is the kernel's lock on it, which ends with the process,
-    also on kill -9. RunError where another process holds it.
+    also on kill -9, and which its children do not inherit. RunError where another process holds it.
     """
     key = folder.resolve()
     _held[key] = _held.get(key, 0) + 1
@@ -42,8 +43,8 @@ def _take(descriptor: int, folder: Path) -> None:
     import fcntl  # not on Windows, where devices run but no run folders live
 
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         raise RunError(
             f"{folder} is being written by process {holder}: wait until it ends, stop it, or start a new run"

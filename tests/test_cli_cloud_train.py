@@ -118,6 +118,31 @@ def test_bad_vectors_are_refused_before_training(tmp_path, capsys, values):
     assert "text" in err
 
 
+def test_a_damaged_file_of_vectors_is_refused(tmp_path, capsys):
+    (tmp_path / "text.npz").write_bytes(b"PK\x03\x04 and then nothing")
+    vectors = ["--set", f'graph_model.vectors={{text="{tmp_path / "text.npz"}"}}']
+    code, _, err = train(*settings(), *vectors, "--out", str(tmp_path / "model"), capsys=capsys)
+    assert (code, "expected .npy" in err) == (2, True)
+
+
+def test_a_folder_that_another_process_trains_is_left_to_it(tmp_path, capsys):
+    train(*settings(), "--out", str(tmp_path / "model"), capsys=capsys)
+    (tmp_path / "model" / "graph-model.safetensors").unlink()  # as if it were not finished
+    hold = "import sys, time; from pathlib import Path; from fedquilt.lock import locked\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "model")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        code, _, err = train("--resume", "--out", str(tmp_path / "model"), capsys=capsys)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert (code, str(holder.pid) in err) == (2, True)
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_folder_that_ends_as_if_never_stopped(tmp_path, capsys):
     long = settings(**{"graph_model.epochs": 12, "graph_model.patience": 12, "graph_model.num_producers": 1})

@@ -38,7 +38,7 @@ class World:
 def world(device: str = "cpu") -> Iterator[World]:
     """The processes that ``torchrun`` started (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), joined; else this one.
 
-    gloo on the CPU, NCCL on CUDA.
+    They compute on the CPU (gloo). Several GPUs are refused: that path was never run. One process may use one GPU.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -47,7 +47,9 @@ def world(device: str = "cpu") -> Iterator[World]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start with torchrun")
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if device != "cpu":
+        raise ConfigError(f"graph_model.device = {device!r} with {size} processes: several processes train on the cpu")
+    distributed.init_process_group("gloo")
     try:
         yield World(distributed.get_rank(), distributed.get_world_size())
     finally:

@@ -16,8 +16,7 @@ from fedquilt.seeds import bits_for, generator_for
 
 POOL = 128  # candidates kept per query: 512 bytes an item, whatever the window
 _AT_ONCE = 2048
-# Push tolerance times the window's end. On ml-1m (3,260 items in the graph, a window of 5 to 20 %) 0.02 gives tolerance
-# 0.1: nine tenths of the exact window's items, at a tenth of the time.
+# Push tolerance times the window's end: a smaller one comes closer to the exact window and takes longer.
 _REACH = 0.02
 
 

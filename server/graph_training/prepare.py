@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def _given(name: str, path: Path, log: InteractionLog) -> GivenVectors:
             return vectors_by_id(log, name, file["ids"], file["values"])
     except OSError as error:
         raise DataError(f"vectors {name!r}, {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError) as error:
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(f"vectors {name!r}, {path}: expected .npy, or .npz with ids and values; {error}") from None
 
 

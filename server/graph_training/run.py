@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from fedquilt.config import Config
 from fedquilt.errors import ConfigError, RunError
 from fedquilt.graphs.datasets import load_split
+from fedquilt.lock import locked
 from models.convolutions import CONVOLUTIONS
 from server.graph_training import model_folder
 from server.graph_training.checkpoint import Progress, load_progress, save_progress
@@ -45,11 +47,17 @@ def _require_device(name: str) -> None:
 def run(folder: Path, report: Report, world: World | None = None) -> dict[str, Any]:
     """Train the folder's configuration to its end, from its last checkpoint; -> what was trained.
 
-    ``report(stage, done, total, note)``. A folder that is trained already is left as it is.
+    ``report(stage, done, total, note)``. A folder that is trained already is left as it is. RunError where another
+    process (not of this world) is training it.
     """
     world, config = world or World(), model_folder.read_config(folder)
     if model_folder.is_trained(folder):
         return summary(folder, model_folder.load_model(folder).facts)
+    with locked(folder) if world.leads else nullcontext():
+        return _run(folder, config, report, world)
+
+
+def _run(folder: Path, config: Config, report: Report, world: World) -> dict[str, Any]:
     prepared = _prepared(config, report)
     start, complaints = load_progress(folder / model_folder.CHECKPOINTS)
     for complaint in complaints:
