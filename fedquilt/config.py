@@ -238,6 +238,30 @@ class AttackConfig(_Section):
     last_round: int = Field(0, ge=0, description="round in which it ends; 0 = the last one")
 
 
+class PrivacyConfig(_Section):
+    mode: Literal["none", "central"] = Field(
+        "none", description="central: user-level differential privacy by noise on the sum of users' clipped updates"
+    )
+    noise_multiplier: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="std of the noise / federation.clipping_norm; 0 = from epsilon"
+    )
+    epsilon: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="target over federation.rounds, from which the noise is planned"
+    )
+    delta: float = Field(0.0, ge=0, lt=1, description="below 1/N for N users; 0 = N^-1.1")
+    sampler: Literal["poisson", "fixed", "none"] = Field(
+        "poisson",
+        description="poisson: every user by an own coin, federation.cohort_size on average; fixed: exactly that many;"
+        " none: all users every round",
+    )
+    budget_epsilon: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="a round that would exceed it is not begun; 0 = epsilon, if set"
+    )
+    randomness: Literal["simulated", "secret"] = Field(
+        "simulated", description="simulated: from the run's seed, refused when deployed; secret: a key made for the run"
+    )
+
+
 class Config(_Section):
     name: str = "run"
     seed: int = 0
@@ -252,6 +276,7 @@ class Config(_Section):
     server_optimizer: ServerOptimizerConfig = ServerOptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     attack: AttackConfig = AttackConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _inner_parts_follow_the_patch(self) -> Self:
@@ -268,7 +293,9 @@ class Config(_Section):
         return self
 
     def hash(self) -> str:
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """Of runs without privacy as it was before there was such a section: they can still be resumed."""
+        without = {"privacy"} if self.privacy == PrivacyConfig() else None
+        return hashlib.sha256(self.model_dump_json(exclude=without).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="python"))

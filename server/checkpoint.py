@@ -23,14 +23,16 @@ from fedquilt.wire import arrays_hash
 
 KEPT = 2
 _KEY = "fedquilt"
-_FIELDS = ("round_", "config_hash", "spec_hash", "population_hash", "ledger_lines", "code_hash")
+_FIELDS = ("round_", "config_hash", "spec_hash", "population_hash", "ledger_lines", "code_hash", "privacy_head")
+_MAY_LACK = ("privacy_head",)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The state after ``round_``. ``ledger_lines``: how far the ledger of randomness had come.
 
-    ``code_hash``: of the code that wrote it; empty in a checkpoint from before there was one.
+    ``code_hash``: of the code that wrote it; empty in a checkpoint from before there was one. ``privacy_head``: of the
+    privacy ledger, "number:hash"; empty where nothing was noised.
     """
 
     round_: int
@@ -40,6 +42,7 @@ class Checkpoint:
     population_hash: str
     ledger_lines: int
     code_hash: str = ""
+    privacy_head: str = ""
     optimizer_state: Mapping[str, np.ndarray] = field(default_factory=dict)
     rule_state: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -52,7 +55,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         **{f"rule/{name}": array for name, array in checkpoint.rule_state.items()},
     }
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-    facts = json.dumps({name: getattr(checkpoint, name) for name in _FIELDS}, sort_keys=True)
+    values = {name: getattr(checkpoint, name) for name in _FIELDS}
+    facts = json.dumps(
+        {name: value for name, value in values.items() if value or name not in _MAY_LACK}, sort_keys=True
+    )
     path = _path(folder, checkpoint.round_)
     # One key: safetensors writes several in any order, and equal states shall be equal files.
     replace_file(path, save(arrays, metadata={_KEY: f"{_checksum(arrays, facts)} {facts}"}))

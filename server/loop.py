@@ -19,10 +19,11 @@ from flwr.supercore import log
 
 from fedquilt.code import code_hash
 from fedquilt.config import Config
-from fedquilt.errors import FederationError, RunError
+from fedquilt.errors import BudgetExceededError, FederationError, RunError
 from fedquilt.runs import RunFolder
 from fedquilt.wire import read_patch, write_patch
 from server.checkpoint import Checkpoint, kept_rounds, load_latest, save_checkpoint
+from server.privacy import open_rounds, require_deployable, require_possible
 from server.randomness import RandomnessLedger
 from server.scribe import Scribe
 from server.task import Deployment, FederationResult, Hooks
@@ -58,15 +59,32 @@ class _Federation:
         )
         self.arrays: ArrayRecord = write_patch(deployment.initial_patch_P)
         self.population_hash = ""
+        self.last_done = self.last_saved = self.draws_done = 0
 
     def run_rounds(self) -> FederationResult:
         federation = self.config.federation
-        last_done = self._go_back_to_checkpoint()
-        if last_done == 0 and federation.evaluate_every:
+        require_possible(self.config)
+        require_deployable(self.config, self.grid)
+        self.last_done = self.last_saved = self._go_back_to_checkpoint()
+        if self.last_done == 0 and federation.evaluate_every:
             self._evaluate(0, "valid")
-        for round_ in range(last_done + 1, federation.rounds + 1):
-            self._round(round_)
+        try:
+            for round_ in range(self.last_done + 1, federation.rounds + 1):
+                self._round(round_)
+        except BudgetExceededError as error:
+            self._stop(str(error))
         return self._finish()
+
+    def _stop(self, why: str) -> None:
+        """The budget is spent: the run ends with what it has, and can go on once somebody raises the budget."""
+        log(WARNING, "stopped after round %d: %s", self.last_done, why)
+        self.scribe.wait()
+        self.num_draws = self.draws_done  # of a round that was drawn and not released, nothing stays
+        if self.last_saved < self.last_done:
+            self._save(self.last_done)
+        told = {"kind": "warning", "round": self.last_done, "message": f"stopped by the privacy budget: {why}"}
+        if told not in self.run.records("warning"):
+            self.run.append(told)
 
     def _go_back_to_checkpoint(self) -> int:
         """Deploy, restore the newest checkpoint and drop what was written after it. -> the last round that is done."""
@@ -79,6 +97,7 @@ class _Federation:
         for refusal in roster.refused:
             log(WARNING, "%s", refusal)
         self.population_hash = ids_digest(roster.client_ids_U)
+        self._open_privacy(checkpoint, roster.client_ids_U)
         if checkpoint is None:
             self._drop_records_after(0, ledger_lines=0)
             return 0
@@ -92,6 +111,15 @@ class _Federation:
         self._drop_records_after(checkpoint.round_, checkpoint.ledger_lines)
         self._tell_of_other_code(checkpoint)
         return checkpoint.round_
+
+    def _open_privacy(self, checkpoint: Checkpoint | None, population_U: np.ndarray) -> None:
+        """Everything that the run remembers of its ledger must be in it: the checkpoint, and every round's record."""
+        if self.config.privacy.mode == "none":
+            return
+        heads = [str(record.get("privacy_head", "")) for record in self.run.records("round")]
+        heads += [checkpoint.privacy_head] if checkpoint else []
+        last_done = checkpoint.round_ if checkpoint else 0
+        self.strategy.central = open_rounds(self.config, self.run, self.grid, population_U, last_done, heads)
 
     def _tell_of_other_code(self, checkpoint: Checkpoint) -> None:
         """Allowed, as a fix may be why the run is resumed; but it may no longer end with the same bits."""
@@ -116,7 +144,7 @@ class _Federation:
     def _drop_records_after(self, round_: int, ledger_lines: int) -> None:
         self.run.truncate_after(round_)
         self.ledger.go_back(round_, ledger_lines)
-        self.num_draws = ledger_lines
+        self.num_draws = self.draws_done = ledger_lines
 
     def _witness(self, draw: Draw) -> None:
         self.num_draws += 1
@@ -126,12 +154,13 @@ class _Federation:
         started = time.perf_counter()
         self.strategy.settled_round = min(kept_rounds(self.checkpoints), default=0)
         orders = self.strategy.configure_train(round_, self.arrays, ConfigRecord(), self.grid)
-        replies = self.grid.send_and_receive(orders, timeout=self.config.federation.round_deadline_s)
+        deadline = self.config.federation.round_deadline_s
+        replies = self.grid.send_and_receive(orders, timeout=deadline) if orders else ()
         arrays, _ = self.strategy.aggregate_train(round_, replies)
         report = self.strategy.report
         assert arrays is not None  # aggregate_train gives both or raises
         assert report is not None
-        self.arrays = arrays
+        self.arrays, self.last_done, self.draws_done = arrays, round_, self.num_draws
         record = {**report.record(), "seconds": time.perf_counter() - started}
         self.scribe.wait()  # for the writes of the round before: at most one round is on its way to the disk
         self.scribe.submit(self.run.append, record)
@@ -152,10 +181,12 @@ class _Federation:
             population_hash=self.population_hash,
             ledger_lines=self.num_draws,
             code_hash=code_hash(),
+            privacy_head=str(self.strategy.central.gate.ledger.head()) if self.strategy.central else "",
             optimizer_state=self.strategy.state.optimizer,
             rule_state=self.strategy.state.rule,
         )
         self.scribe.submit(save_checkpoint, self.checkpoints, checkpoint)
+        self.last_saved = round_
 
     def _evaluate(self, round_: int, part: str) -> Evaluation:
         orders = self.strategy.configure_evaluate(round_, self.arrays, ConfigRecord({"part": part}), self.grid)
@@ -183,7 +214,7 @@ class _Federation:
 
     def _finish(self) -> FederationResult:
         """A node that did not answer may do so after a resume; one that answered nonsense is left out and named."""
-        rounds = self.config.federation.rounds
+        rounds = self.last_done
         valid, test = self._evaluate(rounds, "valid"), self._evaluate(rounds, "test")
         if missing := (*valid.missing, *test.missing):
             raise FederationError(f"the last evaluation lacks users, so there is no result; resume to retry: {missing}")

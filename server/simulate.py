@@ -25,6 +25,7 @@ from server.evaluate import Part, evaluate, evaluation_tables
 from server.examine import examiner
 from server.in_process import InProcessGrid
 from server.loop import run_federation
+from server.privacy import require_possible, summary
 from server.task import Deployment, FederationResult, Hooks
 from strategies.aggregation import make_aggregation
 from strategies.evaluation import Evaluation
@@ -88,6 +89,8 @@ def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str
     arrays = {**result.test.arrays, "client_ids": result.test.client_ids_U}
     split = load_split(config.data, config.split)
     results = {**evaluate(run, arrays, split, config.evaluation.ks), "rounds": result.rounds}
+    if spent := summary(run):
+        results["privacy"] = spent
     if result.test.refused:
         results["refused"] = list(result.test.refused)
     run.write_json(RESULTS, results)
@@ -100,6 +103,7 @@ def _require_known_names(config: Config) -> None:
         raise ConfigError(f"attack.name = {config.attack.name!r}: attacks are simulated by `fedquilt attack run` only")
     federation, optimizer = config.federation, config.server_optimizer
     make_aggregation(federation)
+    require_possible(config)
     make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
     require_parts(config.patch.parts, "patch.parts")
     if config.meta.inner_steps:

@@ -18,13 +18,14 @@ from flwr.supercore import log
 from fedquilt import wire
 from fedquilt.code import code_hash
 from fedquilt.config import Config
-from fedquilt.errors import FederationError
+from fedquilt.errors import FederationError, PrivacyError
 from fedquilt.types import PatchSpec
 from strategies.aggregation import make_aggregation
-from strategies.cohort import Draw, Witness, draw_cohort
+from strategies.central import CentralRounds
+from strategies.cohort import Draw, Witness, draw_cohort, ids_digest
 from strategies.evaluation import Evaluation, Examine, put_together, unexamined
 from strategies.pipeline import NodeAnswer, RowBuffer, Step, Usable, advance, collect, weights_for
-from strategies.report import RoundReport, report_round, require_enough
+from strategies.report import RoundReport, report_release, report_round, require_enough
 from strategies.roster import Roster, failure, read_roster, wait_for_nodes
 from strategies.rules import RoundContext, State, make_optimizer
 
@@ -83,6 +84,7 @@ class PatchStrategy(Strategy):
         self.state = StrategyState(self.optimizer.initial_state(spec.num_parameters))
         self.settled_round: int | None = None  # None: the round before, for a loop that never goes back
         self.roster: Roster | None = None
+        self.central: CentralRounds | None = None  # set once the population is known, where privacy.mode is central
         self.report: RoundReport | None = None
         self.evaluation: Evaluation | None = None
         self._device_folder = str(Path(device_folder).absolute()) if device_folder else ""
@@ -126,14 +128,23 @@ class PatchStrategy(Strategy):
     ) -> Iterable[Message]:
         roster = self.roster or self.deploy(grid)
         self._patch_P = self._read_patch(arrays)
-        cohort_K, draw = draw_cohort(
-            self.config.seed, server_round, roster.client_ids_U, self.config.federation.cohort_size
-        )
+        cohort_K, draw = self._draw(server_round, roster)
         self._witness(draw)
         by_node = roster.by_node(cohort_K)
         messages = [self._train_message(server_round, node, ids_K) for node, ids_K in by_node.items()]
         self._asked = _Asked(server_round, by_node, bytes_down=_total_bytes(messages))
         return messages
+
+    def _draw(self, round_: int, roster: Roster) -> tuple[np.ndarray, Draw]:
+        if self.central is not None:
+            cohort_K = self.central.begin(round_)
+            return cohort_K, Draw(round_, "privacy/cohort", 0, ids_digest(cohort_K))  # a key may be secret
+        if self.config.privacy.mode != "none":
+            raise PrivacyError(
+                f"privacy.mode = {self.config.privacy.mode!r} needs a ledger, and nobody opened one: run the strategy"
+                " under server.loop"
+            )
+        return draw_cohort(self.config.seed, round_, roster.client_ids_U, self.config.federation.cohort_size)
 
     def _train_message(self, round_: int, node: int, client_ids_K: np.ndarray) -> Message:
         settled = max(round_ - 1, 0) if self.settled_round is None else self.settled_round
@@ -146,13 +157,12 @@ class PatchStrategy(Strategy):
         """The next patch. FederationError, naming the causes, where fewer than ``min_replies`` updates are usable."""
         asked, replies = self._out(server_round), list(replies)
         usable = self._collect(asked, replies)
+        if self.central is not None:
+            return self._release(self.central, asked, usable, _total_bytes(replies))
         require_enough(usable, self.config.federation.min_replies, server_round)
         weights_K = weights_for(usable, self.config.federation.weighting, self.config.federation.max_examples)
         step = self._advance(server_round, usable, weights_K)
-        if not np.isfinite(step.patch_P).all():
-            raise FederationError(
-                f"round {server_round}: the next patch is not finite; lower server_optimizer.learning_rate"
-            )
+        _require_finite(step.patch_P, server_round)
         self.state = StrategyState(step.optimizer_state, step.rule_state)
         self.report = report_round(
             server_round,
@@ -163,6 +173,18 @@ class PatchStrategy(Strategy):
             step.notes,
         )
         return wire.write_patch(step.patch_P), wire.mean_metrics(self.report.flat())
+
+    def _release(
+        self, central: CentralRounds, asked: _Asked, usable: Usable, bytes_up: int
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """The next patch from what was released: what follows the release costs no privacy."""
+        released = central.release(asked.round_, usable.updates_KP)
+        optimizer_state, delta_P = self.optimizer.step(self.state.optimizer, released.update_P)
+        patch_P = (self._patch_P + np.float32(self._step_scale(asked.round_)) * delta_P).astype(np.float32)
+        _require_finite(patch_P, asked.round_)
+        self.state = StrategyState(optimizer_state, self.state.rule)
+        self.report = report_release(asked.round_, usable, released, asked.bytes_down, bytes_up)
+        return wire.write_patch(patch_P), wire.mean_metrics(self.report.flat())
 
     def _advance(self, round_: int, usable: Usable, weights_K: np.ndarray) -> Step:
         rule, optimizer = (self.rule, self.state.rule), (self.optimizer, self.state.optimizer)
@@ -273,6 +295,11 @@ class PatchStrategy(Strategy):
         if patch_P.shape != (self.spec.num_parameters,):
             raise FederationError(f"the patch has {patch_P.size} parameters, its spec {self.spec.num_parameters}")
         return patch_P
+
+
+def _require_finite(patch_P: np.ndarray, round_: int) -> None:
+    if not np.isfinite(patch_P).all():
+        raise FederationError(f"round {round_}: the next patch is not finite; lower server_optimizer.learning_rate")
 
 
 def _total_bytes(messages: Iterable[Message]) -> int:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from fedquilt.errors import FederationError
+from strategies.central import Released
 from strategies.pipeline import CLIP_TOLERANCE, Rejection, Usable
 
+_MAY_LACK = ("notes", "release_digest", "privacy_head")
 MAX_LISTED = 50  # rejected users by name in a record, and different reasons; a hostile node could send thousands
 
 
@@ -19,7 +21,9 @@ MAX_LISTED = 50  # rejected users by name in a record, and different reasons; a 
 class RoundReport:
     """``replies``: usable updates. ``update_norm`` is of the rows as they came, after the devices' clipping.
 
-    ``notes``: what the aggregation says of itself, such as that it fell back to another rule.
+    ``notes``: what the aggregation says of itself, such as that it fell back to another rule. ``release_digest``,
+    ``privacy_head``: what left under differential privacy, and the ledger's head that holds its event; then ``metrics``
+    and ``update_norm`` are empty, as no noise covers them.
     """
 
     round_: int
@@ -31,6 +35,8 @@ class RoundReport:
     metrics: dict[str, float | None]
     update_norm: dict[str, float]
     notes: tuple[str, ...] = ()
+    release_digest: str = ""
+    privacy_head: str = ""
 
     def record(self) -> dict[str, Any]:
         """The fields of a line in metrics.jsonl, but for ``seconds``.
@@ -41,14 +47,15 @@ class RoundReport:
         counts = {"num_rejected": len(self.rejected), "rejected_reasons": _by_reason(self.rejected)}
         fields = asdict(replace(self, rejected=()))
         fields |= {"round": fields.pop("round_"), "notes": list(self.notes)}
-        told = {name: value for name, value in fields.items() if name != "notes" or value}
+        told = {name: value for name, value in fields.items() if name not in _MAY_LACK or value}
         return {"kind": "round", **told, "rejected": listed, **counts}
 
     def flat(self) -> dict[str, float]:
         """Numbers only, for Flower's MetricRecord."""
         counts = {"replies": self.replies, "rejected": len(self.rejected), "reclipped": self.reclipped}
         told = {name: value for name, value in self.metrics.items() if value is not None}
-        return {**told, **counts, "update-norm-median": self.update_norm["median"]}
+        norm = {"update-norm-median": self.update_norm["median"]} if self.update_norm else {}
+        return {**told, **counts, **norm}
 
 
 def report_round(
@@ -73,6 +80,22 @@ def report_round(
             "clipped_share": float(np.mean(norms_K >= clipping_norm * (1 - CLIP_TOLERANCE))),
         },
         notes=notes,
+    )
+
+
+def report_release(round_: int, usable: Usable, released: Released, bytes_down: int, bytes_up: int) -> RoundReport:
+    """Without users' losses and norms: their means and medians are not covered by the noise."""
+    return RoundReport(
+        round_=round_,
+        replies=len(usable.client_ids_K),
+        rejected=usable.rejected,
+        reclipped=usable.reclipped,
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+        metrics={},
+        update_norm={},
+        release_digest=released.digest,
+        privacy_head=released.head,
     )
 
 

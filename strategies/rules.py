@@ -61,6 +61,10 @@ class Aggregator(Protocol):
     - ``row_weights(updates_KP, weights_K, state) -> weights_K`` of a rule whose result is weights_K @ updates_KP: who
       counted for how much. 0 is a rejection.
     - ``in_round(context) -> rule``: the rule as it acts in one round, where it needs to know more than the updates.
+    - ``own_rows(updates_KP) -> rows_KP`` of a rule whose result, with equal weights, is the mean of rows each of which
+      depends on the same row of the input alone and is no longer than it: then a user moves their sum by at most
+      clipping_norm, and central privacy can noise it. None where that does not hold for the rule's parameters. Defined
+      for K = 0 too. ``strategies.central`` refuses rules and pre-rules without it.
     - ``note(num_users) -> str``: what the record of the round should say, "" for nothing; such as an approximation.
     """
 

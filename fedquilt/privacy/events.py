@@ -127,6 +127,14 @@ class PopulationChanged(Event):
 
 
 @dataclass(frozen=True)
+class BudgetRaised(Event):
+    """Somebody said that the run may spend more than it was opened with. Costs nothing itself."""
+
+    budget_epsilon: float
+    kind: ClassVar[str] = "budget-raised"
+
+
+@dataclass(frozen=True)
 class Deviation(Event):
     """Something an auditor shall read, in words. Costs nothing."""
 
@@ -290,7 +298,7 @@ class Contribution(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        RunOpened, RunResumed, PopulationChanged, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
+        RunOpened, RunResumed, PopulationChanged, BudgetRaised, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
         MetricsRelease, DistributedRelease, MatrixOpened, TreeRelease, LocalRelease, Contribution,
     )
 }  # fmt: skip

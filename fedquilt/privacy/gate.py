@@ -47,6 +47,16 @@ class Gate:
         self.ledger.append(event)
         self._spend(event)
 
+    def require_admission(self, event: Event) -> None:
+        """For before anyone is asked to contribute: refused is what ``release`` would refuse before making it.
+
+        A release that is recorded already has its room: a resumed round may make the same bytes again.
+        """
+        require_support(event, self.accountant)
+        self._require_opened(event)
+        if (event.run, event.round_, event.kind) not in self._recorded:
+            self._require_room(event)
+
     def release(self, event: E, make: Callable[[E], np.ndarray], cohort_K: np.ndarray | None = None) -> np.ndarray:
         """``make(event)``, the noised array, after the event with its digest is on disk.
 
@@ -54,10 +64,7 @@ class Gate:
         cannot be written, the array is dropped. A resumed round that makes the same bytes is one release; one that
         makes other bytes is charged again (a step of a matrix mechanism is refused instead: its noise is used up).
         """
-        require_support(event, self.accountant)
-        self._require_opened(event)
-        if (event.run, event.round_, event.kind) not in self._recorded:  # else it may be that very release again
-            self._require_room(event)
+        self.require_admission(event)
         made = make(event)
         if not np.isfinite(made).all():
             raise PrivacyError(f"round {event.round_}: the release is not finite; nothing leaves")

@@ -15,7 +15,7 @@ from fedquilt.privacy import events as ev
 from fedquilt.privacy.book import ledger_path, read_book
 from fedquilt.privacy.individual import epsilons_of, participation_mu2
 from fedquilt.privacy.plan import Plan, assumptions
-from fedquilt.privacy.verify import burn_down, verify
+from fedquilt.privacy.verify import budget_of, burn_down, verify
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 RELEASED = {
@@ -53,7 +53,7 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict
         "rounds": len({event.round_ for event in book.events if event.releases}),
         "aborted_rounds": sum(isinstance(event, ev.AbortedRound) for event in book.events),
         "delta": opening.delta,
-        "budget_epsilon": opening.budget_epsilon,
+        "budget_epsilon": budget_of(book.events),
         "epsilon": _best(verdict.epsilons, opening.delta),
         "epsilons": {name: _texts(by_delta) for name, by_delta in verdict.epsilons.items()},
         "accountant": f"{opening.accountant}, dp-accounting {_version('dp-accounting')}",
@@ -69,6 +69,11 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict
         "audit": dict(audit) if audit else None,
         "deviations": [
             f"round {event.round_}: {event.text}" for event in book.events if isinstance(event, ev.Deviation)
+        ]
+        + [
+            f"round {event.round_}: the budget was raised to epsilon {event.budget_epsilon:g}"
+            for event in book.events
+            if isinstance(event, ev.BudgetRaised)
         ],
         "findings": [f"{finding.kind}: {finding.text}" for finding in verdict.findings],
         "holds": verdict.holds,

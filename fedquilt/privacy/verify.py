@@ -153,7 +153,8 @@ def check_order(book: Book) -> Iterator[Finding]:
     for entry in book.entries if openings else []:
         if entry.event.round_ < last and entry.event.releases:
             yield Finding("order", f"entry {entry.seq}: round {entry.event.round_} after round {last}")
-        last = max(last, entry.event.round_)
+        resumed = isinstance(entry.event, ev.RunResumed)  # goes back to a checkpoint; what is sent again is charged
+        last = entry.event.round_ if resumed else max(last, entry.event.round_)
     aborted = {event.round_ for event in events if isinstance(event, ev.AbortedRound)}
     for round_ in sorted(aborted & {event.round_ for event in events if isinstance(event, ev.Release)}):
         yield Finding("order", f"round {round_} is recorded as aborted and as released")
@@ -304,8 +305,15 @@ def check_budget(book: Book) -> Iterator[Finding]:
         total = ACCOUNTANTS[opening.accountant].epsilon(compose(book.events).counts, opening.delta)
     except (PrivacyError, KeyError):
         return  # said elsewhere
-    if total > opening.budget_epsilon:
-        yield Finding("budget", f"epsilon {total:.4g} was spent of a budget of {opening.budget_epsilon:g}")
+    budget = budget_of(book.events)
+    if budget is not None and total > budget:
+        yield Finding("budget", f"epsilon {total:.4g} was spent of a budget of {budget:g}")
+
+
+def budget_of(events: Iterable[ev.Event]) -> float | None:
+    """As it was last said: by the opening, or raised later."""
+    said = [event.budget_epsilon for event in events if isinstance(event, ev.RunOpened | ev.BudgetRaised)]
+    return said[-1] if said else None
 
 
 # --- figures ---

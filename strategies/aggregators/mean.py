@@ -24,5 +24,8 @@ class Mean:
         require_users(self, updates_KP)
         return updates_KP.mean(dim=0)
 
+    def own_rows(self, updates_KP: torch.Tensor) -> torch.Tensor:
+        return updates_KP
+
     def row_weights(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
         return torch.full_like(weights_K, 1 / len(weights_K))

@@ -16,13 +16,17 @@ class WeightedMean:
 
     source = "McMahan et al. 2017, arXiv:1602.05629"
     cost = "K·P"
-    sensitivity = None  # depends on the clients' weights: central privacy refuses it, take "mean"
+    sensitivity = None  # depends on the clients' weights; central privacy takes it with equal ones only
     breakdown = 0.0
     translation = scale = tight = honours_weights = True
 
     def __call__(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
         require_users(self, updates_KP)
         return weights_K.to(updates_KP.dtype) @ updates_KP
+
+    def own_rows(self, updates_KP: torch.Tensor) -> torch.Tensor:
+        """With equal weights, which central privacy forces, it is the plain mean."""
+        return updates_KP
 
     def row_weights(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
         return weights_K

@@ -29,6 +29,9 @@ class Clipping:
         require_users(self, updates_KP)
         return clip_to(updates_KP, norms(updates_KP), self.norm), weights_K, context
 
+    def own_rows(self, updates_KP: torch.Tensor) -> torch.Tensor:
+        return clip_to(updates_KP, norms(updates_KP), self.norm)
+
 
 def clip_to(updates_KP: torch.Tensor, norms_K: torch.Tensor, bound: float) -> torch.Tensor:
     """Rows within the bound keep their bits."""
