@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KindName = Literal["exact", "lsh", "hnsw", "ivf-sq", "weak-and"]
 Model = Annotated[Path, typer.Argument(help="Folder of an embedded graph model (`fedquilt cloud embed`).")]
 Kind = Annotated[
-    KindName, typer.Option("--kind", help="lsh, hnsw and ivf-sq need the extra [retrieval]; exact without it.")
+    KindName, typer.Option("--kind", help="lsh, hnsw and ivf-sq need the extra \\[retrieval]; exact without it.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of what the index draws (centroids).")]
 

@@ -21,7 +21,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder of --out where it stopped.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the graph model of section [graph_model] (under torchrun: on several processes)."""
+    """Train the graph model of section \\[graph_model] (under torchrun: on several processes)."""
     from server.graph_training import model_folder
 
     if resume and (config or overrides):
