@@ -53,6 +53,16 @@ def results_table(results: Mapping[str, Any], metrics: tuple[str, ...] = SHOWN) 
         print_table(table)
 
 
+def privacy_line(spent: Mapping[str, Any]) -> str:
+    """What a run spent, from the "privacy" part of its results."""
+    budget = "no budget" if spent["budget_epsilon"] is None else f"of a budget of {spent['budget_epsilon']:g}"
+    noise = "" if spent["randomness"] == "secret" else ", simulated noise: it protects nobody"
+    return (
+        f"epsilon {spent['epsilon']:.3f} at delta {spent['delta']:.3g} after {spent['rounds']} rounds, {budget}"
+        f" ({spent['mode']}, {spent['sampler']} sampling, noise multiplier {spent['noise_multiplier']:.4g}{noise})"
+    )
+
+
 def device_line(device: Mapping[str, Any]) -> str:
     """What lies on a device and what it trains, from the run's "device" record."""
     names = {"kernel": "graph kernel", "patch": "patch", "model": "whole model"}
@@ -94,7 +104,7 @@ def comparison_table(result: Mapping[str, Any]) -> None:
     """B minus A with interval and adjusted p: every metric over all users, one metric by group."""
     names = [f"{side['run']} ({side['variant']})" for side in (result["a"], result["b"])]
     title = f"A = {names[0]}\nB = {names[1]}\n{result['users']:,} users, {result['protocol']['name']}"
-    table = new_table(title, "", "users", "A", "B", "B − A", "95 % interval", "p\n(Holm)", "% better\n/worse")
+    table = new_table(title, "", "users", "A", "B", "B − A", "95 %\ninterval", "p\n(Holm)", "% better\n/worse")
     for name, row in result["metrics"].items():
         _add(table, name, row)
     table.add_section()
