@@ -15,11 +15,12 @@ import jinja2
 import numpy as np
 
 from cli import plots
-from cli.tables import GROUP_NAMES, VARIANT_NAMES, in_order, known_groups
+from cli.tables import GROUP_NAMES, VARIANT_NAMES, in_order, known_groups, privacy_line
 from fedquilt import __version__
 from fedquilt.runs import RESULTS, RunFolder, replace_file
 from server.compare import bootstrap_interval
 from server.evaluate import EVALUATION, per_user
+from server.privacy import summary
 
 _BEFORE, _AFTER = "base", "personal"  # what the headline compares
 _AGAINST = {"base": "the same model without a patch", "stale": "the stale cloud", "global": "the federated patch"}
@@ -67,7 +68,7 @@ def gather(run: RunFolder) -> dict[str, Any]:
         "hit": f"HR@{k}",
         "k": k,
         "gain": gain,
-        "tiles": _tiles(tables, gain, rounds, device, k),
+        "tiles": _tiles(tables, gain, rounds, device, k) + _privacy_tile(run),
         "tables": tables,
         "groups": _group_rows(tables, (f"HR@{k}", metric)),
         "beyond": _beyond(tables, config.evaluation.ks),
@@ -137,6 +138,15 @@ def _tiles(
         value = plots.human_bytes(float(np.mean(sent)))
         tiles.append({"value": value, "label": "sent by a device per round", "note": share.replace("%", " %")})
     return tiles
+
+
+def _privacy_tile(run: RunFolder) -> list[dict[str, str]]:
+    """From the ledger, not from what the run says of itself; nothing for a run without one."""
+    spent = summary(run)
+    if spent is None:
+        return []
+    value, note = f"ε = {spent['epsilon']:.2f}", privacy_line(spent)
+    return [{"value": value, "label": f"spent per user, at δ = {spent['delta']:.2g}", "note": note}]
 
 
 def _group_rows(tables: Mapping[str, Any], metrics: tuple[str, ...]) -> list[dict[str, Any]]:

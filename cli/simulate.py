@@ -21,22 +21,38 @@ def simulate(
     out: Root = Path("runs"),
     resume: Annotated[Path | None, typer.Option(help="Go on with this run where it stopped.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Run this many times, with seed, seed + 1, ...")] = 1,
+    raise_budget: Annotated[
+        float | None, typer.Option(help="With --resume: the run may spend up to this epsilon in all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a cloud model, run a federation of devices, evaluate, write a report."""
+    if raise_budget is not None:
+        _raise_budget(resume, raise_budget)
     runs = [_resumed(resume, config, overrides, seeds)] if resume else _created(config, overrides, out, seeds)
     results = [_run(run, as_json) for run in runs]
     if as_json:
         print_json(results[0] if len(results) == 1 else _with_seeds(results))
         return
-    from cli.tables import device_line, results_table, seeds_table
+    from cli.tables import device_line, privacy_line, results_table, seeds_table
 
     for result in results:
         results_table(result["results"])
         typer.echo(f"device  {device_line(result['device'])}")
+        if spent := result["results"].get("privacy"):
+            typer.echo(f"privacy {privacy_line(spent)}")
         typer.echo(f"run     {result['run']}\nreport  {result['report']}")
     if len(results) > 1:
         seeds_table(_with_seeds(results)["over_seeds"])
+
+
+def _raise_budget(resume: Path | None, epsilon: float) -> None:
+    from fedquilt.runs import RunFolder
+    from server.privacy import raise_budget
+
+    if resume is None:
+        raise RunError("--raise-budget is for a run that is resumed; a new one takes --set privacy.budget_epsilon=...")
+    raise_budget(RunFolder.open(resume), epsilon)
 
 
 def _created(config: Path | None, overrides: list[str] | None, out: Path, seeds: int) -> list[RunFolder]:

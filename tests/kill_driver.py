@@ -20,6 +20,7 @@ import server.loop
 from client import store
 from client.app import make_client_app
 from fedquilt import runs
+from fedquilt.privacy.ledger import Ledger
 from fedquilt.runs import RunFolder
 from server.in_process import InProcessGrid
 from server.loop import run_federation
@@ -88,6 +89,10 @@ def arm(point: str, round_: int) -> None:
         before(Path, "replace", lambda path, target: is_checkpoint in target.name)
     elif point == "after the checkpoint":
         after(server.loop, "save_checkpoint", lambda _, checkpoint: checkpoint.round_ == round_)
+    elif point == "before the release is recorded":
+        before(Ledger, "append", lambda _, event, *rest: event.releases and event.round_ == round_)
+    elif point == "after the release is recorded":
+        after(Ledger, "append", lambda _, event, *rest: event.releases and event.round_ == round_)
     elif point == "before the last record":
         before(RunFolder, "append", lambda _, record: record.get("part") == "test")
     elif point != "never":

@@ -23,6 +23,7 @@ def checkpoint(round_: int) -> Checkpoint:
         population_hash="people",
         ledger_lines=round_,
         code_hash="code",
+        privacy_head=f"{round_}:head",
         optimizer_state={"m": np.arange(5, dtype=np.float32), "t": np.asarray(round_)},
         rule_state={"history": np.ones((2, 3))},
     )
@@ -34,7 +35,8 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
 
 def flat(c: Checkpoint) -> list:
     states = [value for state in (c.optimizer_state, c.rule_state) for _, value in sorted(state.items())]
-    return [c.round_, c.patch_P, c.config_hash, c.spec_hash, c.population_hash, c.ledger_lines, c.code_hash, *states]
+    hashes = [c.config_hash, c.spec_hash, c.population_hash, c.code_hash, c.privacy_head]
+    return [c.round_, c.patch_P, c.ledger_lines, *hashes, *states]
 
 
 def test_the_newest_checkpoint_comes_back_as_it_was_saved(tmp_path):
