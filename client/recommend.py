@@ -32,7 +32,7 @@ from models.losses import Examples
 from models.patches import patch_spec
 
 _CHUNK_FLOATS = 8_000_000  # patch rows and scores held at once, about 32 MB each
-_MAX_CHUNK = 128  # users; more gains nothing and falls out of the cache
+_MAX_CHUNK = 256  # users; fewer leave threads waiting for the interpreter, more fall out of the cache
 
 
 def make_task(config: Config, partition_id: int, num_partitions: int) -> RecommendTask:
