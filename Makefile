@@ -20,7 +20,7 @@ install: .venv/.installed ## make .venv and install everything into it
 	$(BIN)/python -m pip install --quiet --editable '.[dev,retrieval]'
 	touch $@
 
-run: install ## train a cloud model, run a federation, write a report (a minute or two)
+run: install ## train a cloud model, run a federation, write a report (about three minutes)
 	$(BIN)/fedquilt simulate
 
 test: install ## run the tests
