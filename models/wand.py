@@ -159,7 +159,7 @@ def weak_and(postings: Postings, tokens_QS: np.ndarray, weights_QS: np.ndarray, 
 
 
 @numba.njit(cache=True)
-def _search_all(  # pragma: no cover - compiled
+def _search_all(
     indptr,
     items,
     weights,
@@ -183,7 +183,7 @@ def _search_all(  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True)
-def _search(  # pragma: no cover - compiled
+def _search(
     indptr, items, weights, list_max, block_indptr, block_last, block_max, terms, query_weights, best, scores, cost
 ):
     """One query. ``order``: cursors by current item; ``heap``: the best so far, worst first; ``bar``: its score."""
@@ -256,7 +256,7 @@ def _search(  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True)
-def _move(s, item, indptr, items, block_indptr, block_last, terms, place, block):  # pragma: no cover - compiled
+def _move(s, item, indptr, items, block_indptr, block_last, terms, place, block):
     """Cursor ``s`` to its first posting at or beyond ``item``: block by block, then by halves inside."""
     first, last = block_indptr[terms[s]], block_indptr[terms[s] + 1]
     at = block[s]
@@ -279,7 +279,7 @@ def _move(s, item, indptr, items, block_indptr, block_last, terms, place, block)
 
 
 @numba.njit(cache=True)
-def _sort(order, current):  # pragma: no cover - compiled
+def _sort(order, current):
     """By insertion: nearly sorted already."""
     for at in range(1, len(order)):
         s, to = order[at], at
@@ -290,7 +290,7 @@ def _sort(order, current):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True)
-def _push(heap, size, key):  # pragma: no cover - compiled
+def _push(heap, size, key):
     """Into a min-heap of fixed room; when it is full, the least key gives way. Returns the new size."""
     if size < len(heap):
         at = size

@@ -66,7 +66,7 @@ def nearest(vectors_IF: np.ndarray, centroids_CF: np.ndarray, near: int) -> tupl
 
 
 @numba.njit(cache=True)
-def _largest(products_BC, codes_BS, best_BS):  # pragma: no cover - compiled
+def _largest(products_BC, codes_BS, best_BS):
     near = codes_BS.shape[1]
     for row in range(len(products_BC)):
         best, codes = best_BS[row], codes_BS[row]

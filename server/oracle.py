@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ class RuleOracle:
             return
         try:
             rows_KP, weights_K, seen = apply_pre_rules(self._aggregation.pre_rules, *self._rows(updates_KP), context)
-            counted_K = in_round(self._aggregation.rule, seen).row_weights(rows_KP, weights_K, self.state)  # type: ignore[attr-defined]
+            rule: Any = in_round(self._aggregation.rule, seen)  # it has row_weights, as asked above
+            counted_K = rule.row_weights(rows_KP, weights_K, self.state)
         except FederationError:  # too few users: the fallback counts everybody
             return
         ids_K = seen.client_ids_K

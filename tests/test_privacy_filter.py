@@ -80,6 +80,8 @@ def test_noise_may_change_under_rdp_and_must_be_declared_under_pld():
 def test_what_releases_nothing_always_has_room():
     budget = PrivacyFilter(Budget(1e-9, 1e-5, 1000))
     budget.require_room(AbortedRound("r", 1, "no nodes"))
+    with pytest.raises(PrivacyError):
+        budget.require_room(release(1))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,10 @@ def test_one_budget_holds_for_one_neighbouring_relation():
 
 def test_ten_thousand_rounds_are_filtered_within_seconds():
     budget = PrivacyFilter(Budget(20.0, 1e-6, 10_000))
-    make = lambda round_: replace(release(round_), sampler=Poisson(0.01))  # noqa: E731
+
+    def make(round_):
+        return replace(release(round_), sampler=Poisson(0.01))
+
     budget.require_room(make(0))
     started = time.process_time()
     for round_ in range(1, 10_001):

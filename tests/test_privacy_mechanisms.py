@@ -198,7 +198,10 @@ def test_noise_for_update_and_quantile_together_costs_one_release():
 @pytest.mark.parametrize("source", [Simulated(0), SECRET])
 def test_integer_noise_has_its_variance_and_a_test_rejects_five_percent(noise, variance, source):
     drawn = integer_noise(noise, variance, WIDE, source, "t")
-    spread = lambda v: abs(np.square(drawn).mean() - v) / (np.square(drawn).std() / math.sqrt(WIDE))  # noqa: E731
+
+    def spread(v):
+        return abs(np.square(drawn).mean() - v) / (np.square(drawn).std() / math.sqrt(WIDE))
+
     assert abs(drawn.mean()) < 4.5 * math.sqrt(variance / WIDE)
     assert spread(variance) < 4.5
     assert spread(variance * 0.95**2) > 5

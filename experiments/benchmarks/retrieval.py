@@ -57,10 +57,10 @@ def measure(num_items: int) -> Iterator[Row]:
     yield searched("exact", "–", exact, queries_QF, truth_QK, 0.0)
     for kind, (option, values) in SETTINGS.items():
         began = time.process_time()
-        index = build_index(kind, vectors_IF)
+        index: Any = build_index(kind, vectors_IF)  # each kind has options of its own
         build_s = time.process_time() - began
         for value in values:
-            index.options[option] = value  # type: ignore[attr-defined]
+            index.options[option] = value
             row = searched(kind, f"{option}={value or 'default'}", index, queries_QF, truth_QK, build_s)
             yield row | (unread(index, queries_QF, value) if kind == "weak-and" else {})
         del index

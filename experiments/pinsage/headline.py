@@ -43,10 +43,13 @@ def mean(rows: list[Row], dataset: str, model: str, metric: str) -> float | None
 
 
 def at_or_above(rows: list[Row], dataset: str, model: str = "pinsage", other: str = "lightgcn") -> bool | None:
-    pairs = [(mean(rows, dataset, model, metric), mean(rows, dataset, other, metric)) for metric in METRICS]
-    if any(ours is None or theirs is None for ours, theirs in pairs):
-        return None
-    return all(ours >= theirs for ours, theirs in pairs)  # type: ignore[operator]
+    ahead = []
+    for metric in METRICS:
+        ours, theirs = mean(rows, dataset, model, metric), mean(rows, dataset, other, metric)
+        if ours is None or theirs is None:
+            return None
+        ahead.append(ours >= theirs)
+    return all(ahead)
 
 
 def gain(rows: list[Row], dataset: str, metric: str, without: str, whole: str = "pinsage") -> float | None:

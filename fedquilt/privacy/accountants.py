@@ -329,7 +329,7 @@ def _pld(sampled: tuple[tuple[Atom, int], ...], mu: float, grid: float) -> Any:
 
 def _prv_epsilon(counts: Mapping[Atom, int], delta: float) -> float:
     """Opacus's upper end of the interval; its own error terms are in it."""
-    from opacus.accountants import PRVAccountant  # type: ignore[import-untyped]
+    from opacus.accountants import PRVAccountant
 
     mu, sampled = _split(counts)
     if not sampled:

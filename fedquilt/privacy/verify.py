@@ -6,7 +6,7 @@ events, and these only as far as chain, order, cohorts and digests bear them out
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -270,9 +270,9 @@ def check_matrices(book: Book) -> Iterator[Finding]:
             return
 
 
-def _holds(kind: str, check: object, *arguments: object) -> Iterator[Finding]:
+def _holds(kind: str, check: Callable[..., object], *arguments: object) -> Iterator[Finding]:
     try:
-        check(*arguments)  # type: ignore[operator]
+        check(*arguments)
     except PrivacyError as error:
         yield Finding(kind, str(error))
 
