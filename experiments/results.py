@@ -9,6 +9,7 @@ come from one run. Host names and paths outside the checkout are never written.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import fcntl
 import json
@@ -98,6 +99,28 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A GitHub table: the first column is text, the others numbers."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in (header, rule, *rows))
+
+
+def origin(measured: Mapping[str, Any]) -> str:
+    """Which command wrote a results file, at which commit, and on what machine."""
+    machine = measured["machine"]
+    return (
+        f"Last written by `{measured['command']}` at commit {measured['commit']} on {measured['date']}: "
+        f"{machine['cpu']}, {machine['threads']} thread of {machine['cores']} cores, Python {machine['python']}, "
+        f"torch {machine['torch']}. Each row in `results.json` has its own commit."
+    )
+
+
+def names_among(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
+    """The ``type`` of an argument that lists names separated by commas; an unknown one is told with all known ones."""
+
+    def parse_names(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+        return names
+
+    return parse_names
 
 
 def replace_block(readme: Path, name: str, text: str) -> None:

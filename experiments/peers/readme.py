@@ -22,7 +22,7 @@ def update(readme: Path, path: Path, tuning: Path) -> None:
     results.replace_block(readme, "scores", scores_table(rows))
     results.replace_block(readme, "references", reference_table(rows))
     results.replace_block(readme, "chosen", chosen_table(rows, tuned))
-    results.replace_block(readme, "machine", origin(measured))
+    results.replace_block(readme, "machine", results.origin(measured))
 
 
 def scores_table(rows: list[Row]) -> str:
@@ -65,15 +65,6 @@ def chosen_table(rows: list[Row], tuned: list[Row]) -> str:
             epochs = ", ".join(str(row["epoch"]) for row in fits if row["epoch"]) or "–"
             lines.append([_title(model), protocol, _hyper(fits[-1]["hyper"]), trials, epochs])
     return results.markdown_table(header, lines)
-
-
-def origin(measured: dict) -> str:
-    machine = measured["machine"]
-    return (
-        f"Last written by `{measured['command']}` at commit {measured['commit']} on {measured['date']}: "
-        f"{machine['cpu']}, {machine['threads']} thread of {machine['cores']} cores, Python {machine['python']}, "
-        f"torch {machine['torch']}. Each row in `results.json` has its own commit."
-    )
 
 
 def mean_and_std(values: list[float]) -> str:

@@ -18,7 +18,7 @@ from experiments import results
 from experiments.peers import evaluation, readme
 from experiments.peers.interface import Scores
 from experiments.peers.table import PEERS, Hyper, Peer
-from experiments.results import ROOT, Row
+from experiments.results import ROOT, Row, names_among
 from fedquilt.config import DataConfig, SplitConfig
 from fedquilt.graphs.datasets import load_log
 from fedquilt.graphs.splits import Split, split_log
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.peers.run", description=__doc__)
-    parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS), help=", ".join(PEERS))
-    parser.add_argument("--protocols", type=_names(PROTOCOLS), default=list(PROTOCOLS), help=", ".join(PROTOCOLS))
+    parser.add_argument("--peers", type=names_among(PEERS), default=list(PEERS), help=", ".join(PEERS))
+    parser.add_argument("--protocols", type=names_among(PROTOCOLS), default=list(PROTOCOLS), help=", ".join(PROTOCOLS))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ml-100k", help="the ml-100k folder")
     parser.add_argument("--json", type=Path, default=HERE / "results.json", help="tuning.json lies beside it")
@@ -178,16 +178,6 @@ def short(values: Mapping[str, float]) -> str:
 
 def say(name: str, protocol: str, text: str, seconds: float) -> None:
     print(f"{name:17} {protocol:13} {text}, {seconds} s", flush=True)
-
-
-def _names(known: dict):
-    def parse_names(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
-        return names
-
-    return parse_names
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def update(readme: Path, path: Path, tuning: Path) -> None:
     results.replace_block(readme, "headline", headline_lines(measured["headline"], rows))
     results.replace_block(readme, "chosen", chosen_table(rows, tuned))
     results.replace_block(readme, "tried", tried_table(json.loads(path.with_name("tried.json").read_text())["rows"]))
-    results.replace_block(readme, "machine", origin(measured))
+    results.replace_block(readme, "machine", results.origin(measured))
 
 
 def scores_table(rows: list[Row]) -> str:
@@ -127,15 +127,6 @@ def tried_table(rows: list[Row]) -> str:
     header = ["tried", "log", *(f"validation {_SHORT[question]}" for question in QUESTIONS)]
     return results.markdown_table(
         header, [[row["what"], row["dataset"], *(f"{row['valid'][metric]:.4f}" for metric in METRICS)] for row in rows]
-    )
-
-
-def origin(measured: dict) -> str:
-    machine = measured["machine"]
-    return (
-        f"Last written by `{measured['command']}` at commit {measured['commit']} on {measured['date']}: "
-        f"{machine['cpu']}, {machine['threads']} thread of {machine['cores']} cores, Python {machine['python']}, "
-        f"torch {machine['torch']}. Each row in `results.json` has its own commit."
     )
 
 

@@ -20,7 +20,7 @@ from experiments.pinsage.baselines import on_validation
 from experiments.pinsage.data import DATA, PROTOCOLS, Task, load_task
 from experiments.pinsage.headline import headline
 from experiments.pinsage.table import MODELS, Hyper, Model
-from experiments.results import Row
+from experiments.results import Row, names_among
 
 HERE = Path(__file__).parent
 KEY = ("dataset", "model", "seed")
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.pinsage.run", description=__doc__)
-    parser.add_argument("--models", type=_names(MODELS), default=list(MODELS), help=", ".join(MODELS))
-    parser.add_argument("--datasets", type=_names(PROTOCOLS), default=list(PROTOCOLS), help=", ".join(PROTOCOLS))
+    parser.add_argument("--models", type=names_among(MODELS), default=list(MODELS), help=", ".join(MODELS))
+    parser.add_argument("--datasets", type=names_among(PROTOCOLS), default=list(PROTOCOLS), help=", ".join(PROTOCOLS))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=DATA, help="the folder that holds the three logs")
     parser.add_argument("--json", type=Path, default=HERE / "results.json", help="tuning.json lies beside it")
@@ -122,16 +122,6 @@ def short(values: dict[str, float]) -> str:
 
 def say(name: str, task: Task, text: str, row: Row) -> None:
     print(f"{task.name:12} {name:14} {text}  epoch {row['epoch']}, {row['seconds']} s {row['choices']}", flush=True)
-
-
-def _names(known: dict):
-    def parse_names(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
-        return names
-
-    return parse_names
 
 
 if __name__ == "__main__":
