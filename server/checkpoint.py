@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,6 +20,8 @@ from safetensors.numpy import load, save
 from fedquilt.errors import RunError
 from fedquilt.runs import replace_file
 from fedquilt.wire import arrays_hash
+
+T = TypeVar("T")
 
 KEPT = 2
 _KEY = "fedquilt"
@@ -72,14 +74,22 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
     RunError where there are checkpoints and none of them is whole.
     """
+    return newest_whole(_files(folder), _read, "start a new run")
+
+
+def newest_whole(files: Sequence[Path], read: Callable[[Path], T], advice: str) -> tuple[T | None, list[str]]:
+    """-> (what ``read`` makes of the last file that it can read, or None without files; what is wrong with later ones).
+
+    RunError where there are files and none of them can be read.
+    """
     complaints: list[str] = []
-    for path in reversed(_files(folder)):
+    for path in reversed(files):
         try:
-            return _read(path), complaints
+            return read(path), complaints
         except RunError as error:
             complaints.append(str(error))
     if complaints:
-        raise RunError("no checkpoint can be read, start a new run:\n" + "\n".join(complaints))
+        raise RunError(f"no checkpoint can be read, {advice}:\n" + "\n".join(complaints))
     return None, complaints
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from client.attacks.vectors import largest_step, mean, squared_distances
+from client.attacks.contract import BENIGN, COLLUDERS, OWN, View
+from client.attacks.directions import direction
+from client.attacks.vectors import alike, largest_step, mean, squared_distances
 
 Hides = Callable[[np.ndarray], Callable[[np.ndarray], bool]]
 """squared distances among honest rows [K, K] -> (squared distances of a row to them [K] -> does it hide?)."""
@@ -24,3 +27,34 @@ def furthest_hidden(rows_KP: np.ndarray, p_P: np.ndarray, hides: Hides) -> np.nd
     fits = hides(squared_distances(rows_KP))
     gamma = largest_step(lambda g: fits(constant_K + g * linear_K + g * g * square)) if square > 0 else 0.0
     return centre_P + gamma * p_P
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """All send mean + gamma · p with the largest gamma that ``hides`` allows; an attack says what hides it.
+
+    p is ``direction``: unit (against the mean), std or sign.
+    """
+
+    direction: str = "std"
+    omniscient: bool = True
+    kind = "updates"
+    goal = "untargeted"
+    source = "Shejwalkar and Houmansadr 2021, Manipulating the Byzantine, NDSS"
+
+    def __post_init__(self) -> None:
+        direction(self.direction)
+
+    @staticmethod
+    def hides(distances_KK: np.ndarray) -> Callable[[np.ndarray], bool]:
+        """See ``Hides``."""
+        raise NotImplementedError
+
+    @property
+    def knows(self) -> frozenset[str]:
+        return frozenset({OWN, COLLUDERS, *({BENIGN} if self.omniscient else ())})
+
+    def rows(self, view: View) -> np.ndarray:
+        reference_KP = view.reference(self.omniscient)
+        p_P = direction(self.direction)(reference_KP)
+        return alike(furthest_hidden(reference_KP, p_P, self.hides), len(view.own_MP))

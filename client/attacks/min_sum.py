@@ -7,38 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.attacks.contract import ATTACKS, BENIGN, COLLUDERS, OWN, View
-from client.attacks.directions import direction
-from client.attacks.hidden import furthest_hidden
-from client.attacks.vectors import alike
+from client.attacks.contract import ATTACKS
+from client.attacks.hidden import Hidden
 
 
 @ATTACKS.register("min-sum")
 @dataclass(frozen=True)
-class MinSum:
-    """All send mean + gamma · p, gamma as large as its squared distances to honest rows sum to no more than theirs.
-
-    p is ``direction``: unit (against the mean), std or sign.
-    """
-
-    direction: str = "std"
-    omniscient: bool = True
-    kind = "updates"
-    goal = "untargeted"
-    source = "Shejwalkar and Houmansadr 2021, Manipulating the Byzantine, NDSS"
-
-    def __post_init__(self) -> None:
-        direction(self.direction)
-
-    @property
-    def knows(self) -> frozenset[str]:
-        return frozenset({OWN, COLLUDERS, *({BENIGN} if self.omniscient else ())})
-
-    def rows(self, view: View) -> np.ndarray:
-        reference_KP = view.reference(self.omniscient)
-        return alike(
-            furthest_hidden(reference_KP, direction(self.direction)(reference_KP), self.hides), len(view.own_MP)
-        )
+class MinSum(Hidden):
+    """All send mean + gamma · p, gamma as large as its squared distances to honest rows sum to no more than theirs."""
 
     @staticmethod
     def hides(distances_KK: np.ndarray) -> Callable[[np.ndarray], bool]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from fedquilt.errors import RunError
 from fedquilt.runs import replace_file
 from fedquilt.wire import arrays_hash
+from server.checkpoint import newest_whole
 
 KEPT = 2
 _KEY = "fedquilt"
@@ -68,15 +69,7 @@ def load_progress(folder: Path) -> tuple[Progress | None, list[str]]:
 
     RunError where there are files and none of them is whole.
     """
-    complaints: list[str] = []
-    for path in reversed(_files(folder)):
-        try:
-            return _read(path), complaints
-        except RunError as error:
-            complaints.append(str(error))
-    if complaints:
-        raise RunError("no checkpoint can be read, train again in a new folder:\n" + "\n".join(complaints))
-    return None, complaints
+    return newest_whole(_files(folder), _read, "train again in a new folder")
 
 
 def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
