@@ -59,15 +59,15 @@ LIGHT = {
         {"regularisation": 1e-3},
     ),
     "citeulike-t": trials(
-        {"judge_every": 10, "patience": 2, "epochs": 150, "regularisation": 1e-4},
+        {"batch_size": 4096, "judge_every": 10, "patience": 4, "epochs": 300, "regularisation": 1e-4},
         {"learning_rate": 5e-3},
         {"learning_rate": 2e-3},
     ),
     # every step propagates over 1.4 M edges, so steps are few and large
     "ml-1m": trials(
-        {"batch_size": 32768, "judge_every": 5, "patience": 2, "epochs": 50, "regularisation": 1e-4},
+        {"batch_size": 16384, "judge_every": 5, "patience": 3, "epochs": 100, "regularisation": 1e-4},
         {"learning_rate": 5e-3},
-        {"learning_rate": 1e-2},
+        {"learning_rate": 2e-3},
     ),
 }
 
