@@ -16,7 +16,6 @@ from torch import Tensor
 
 from client.held_out import HeldOutClicks
 from client.parallel import chunks_of, map_chunks
-from client.personalise import Personaliser
 from client.task import LocalUpdates
 from fedquilt.config import Config
 from fedquilt.errors import FederationError
@@ -30,6 +29,7 @@ from fedquilt.types import Cohort, PatchSpec
 from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
 from models.losses import Examples
 from models.patches import patch_spec
+from models.personalise import Personaliser
 
 _CHUNK_FLOATS = 8_000_000  # patch rows and scores held at once, about 32 MB each
 _MAX_CHUNK = 256  # users; fewer leave threads waiting for the interpreter, more fall out of the cache

@@ -19,9 +19,9 @@ import cli.report
 import client.recommend
 import server.cloud
 import server.simulate
-from client.personalise import Personaliser
 from fedquilt.graphs.datasets import LOADERS
 from fedquilt.runs import RESULTS, RunFolder
+from models.personalise import Personaliser
 from strategies.rules import AGGREGATORS, OPTIMIZERS
 
 NODES = 3

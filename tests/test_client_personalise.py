@@ -24,12 +24,12 @@ from tiny_recommender import (
     spec_of,
 )
 
-from client.personalise import OuterStep, Personaliser
 from fedquilt.config import MetaConfig
 from fedquilt.graphs.cohorts import CohortBuilder
 from fedquilt.graphs.subgraph import SubgraphBuilder
 from models.losses import Examples, softmax_loss
 from models.patches import initial_patch
+from models.personalise import OuterStep, Personaliser
 
 WEIGHTS = random_weights()
 IDS = np.arange(8)

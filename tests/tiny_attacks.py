@@ -18,10 +18,10 @@ from tiny_recommender import ITEMS, cohorts_of, log_of, meta_config, random_patc
 from client.attacks.contract import POPULARITY, PUBLIC, Clicks, View, make_attack
 from client.attacks.laboratory import Laboratory, kth_best
 from client.attacks.logs import histories_of, replaced
-from client.personalise import Personaliser
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.privacy.clipping import clip_rows
 from models.losses import Examples, softmax_loss
+from models.personalise import Personaliser
 
 USERS, MALICIOUS, CLIP, STEP = 40, 12, 0.5, 4.0
 PARTS = ("bottleneck", "item-bias", "item-low-rank")

@@ -1,4 +1,4 @@
-"""A round's work on the device: inner steps on the support clicks, outer gradient from the query clicks, patch only."""
+"""A user's step on a patch, on devices and on the cloud's own clicks: inner steps on support, gradient from query."""
 
 from __future__ import annotations
 
