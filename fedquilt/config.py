@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from fedquilt.defences import DefenceConfig
 from fedquilt.errors import ConfigError
 
 
@@ -277,6 +278,7 @@ class Config(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    defence: DefenceConfig = DefenceConfig()
 
     @model_validator(mode="after")
     def _inner_parts_follow_the_patch(self) -> Self:
@@ -293,8 +295,9 @@ class Config(_Section):
         return self
 
     def hash(self) -> str:
-        """Of runs without privacy as it was before there was such a section: they can still be resumed."""
-        without = {"privacy"} if self.privacy == PrivacyConfig() else None
+        """A section that came later and is not used is left out: runs from before there was one can be resumed."""
+        later = {"privacy": PrivacyConfig(), "defence": DefenceConfig()}
+        without = {name for name, unused in later.items() if getattr(self, name) == unused}
         return hashlib.sha256(self.model_dump_json(exclude=without).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:

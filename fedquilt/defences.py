@@ -1,0 +1,35 @@
+"""The [defence] section of the configuration: what the cloud does against attackers besides its aggregation rule."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DefenceConfig(BaseModel):
+    """Nothing of this is on unless it is set. A run's hash is that of a run without the section as long as none is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root_users: int = Field(
+        200, ge=1, description="users drawn a round, whose clicks in the cloud make the root update that fltrust takes"
+    )
+    rollback_tolerance: float = Field(
+        math.inf,
+        ge=0,
+        description="share of NDCG@10 on the cloud's own clicks that a round may cost; more and it is undone; inf: off",
+    )
+    rollback_users: int = Field(
+        500, ge=1, description="users whose latest click in the cloud judges a round; the same ones in every round"
+    )
+    suspicion: bool = Field(False, description="keep a score per client, and draw no client whose score is too high")
+    suspicion_half_life: float = Field(20, gt=0, description="rounds in which a score halves")
+    suspicion_threshold: float = Field(
+        4.0, gt=0, description="score from which a client is not drawn, until half of it is forgotten"
+    )
+    suspicion_far: float = Field(
+        4.0,
+        gt=0,
+        description="robust z-score of an update's distance to the aggregate from which it counts as far away",
+    )
