@@ -53,6 +53,10 @@ def atom_of(event: ev.Event) -> Atom | None:
     """What an event costs by itself; None where it costs nothing."""
     if isinstance(event, ev.DistributedRelease):
         return _distributed(event)
+    if isinstance(event, ev.DeviceRound):
+        return _of_device(event)
+    if isinstance(event, ev.LocalRound):
+        return _gaussian(event.noise_multiplier, event.neighbours, ev.NoSampling())
     if isinstance(event, ev.Release):
         if isinstance(event.sampler, ev.FixedSize) and event.neighbours != "replace-one":
             raise PrivacyError(
@@ -76,8 +80,19 @@ def _gaussian(noise_multiplier: float, neighbours: str, sampler: ev.Sampler) -> 
 
 
 def _distributed(event: ev.DistributedRelease) -> Atom:
-    if not isinstance(event.sampler, ev.NoSampling):
+    if not isinstance(event.sampler, ev.NoSampling | ev.FixedOrder):
         raise PrivacyError("amplification by sampling is not proven for the discretised sum: record sampler 'none'")
+    return _discrete(event)
+
+
+def _of_device(event: ev.DeviceRound) -> Atom:
+    """Nobody but the cloud knows that the cohort was sampled, so a device claims no amplification."""
+    if event.noise == "gaussian":
+        return _gaussian(event.noise_multiplier, event.neighbours, ev.NoSampling())
+    return _discrete(event)
+
+
+def _discrete(event: ev.DistributedRelease | ev.DeviceRound) -> Atom:
     twice = 2.0 if event.neighbours == "replace-one" else 1.0
     if event.noise == "skellam":
         return Atom("skellam", (event.variance, twice * event.l2, twice * event.l1))
@@ -96,17 +111,20 @@ class Composition:
 
     Releases of one round on one sampled cohort share that sample, so they are not sampled independently: they are
     merged into one Gaussian, 1/z² = Σ 1/z_i², which the sampling then amplifies once. Equal release digests of one
-    round are the same bytes sent again (a resumed round) and count once.
+    round are the same bytes sent again (a resumed round) and count once. Events that say ``participations`` count as
+    often as the worst single user of their run took part: rounds without a user cost that user nothing.
     """
 
     counts: Counter[Atom] = field(default_factory=Counter)
     _groups: dict[tuple[str, int, str], Atom] = field(default_factory=dict)
     _sent: set[tuple[str, int, str, str]] = field(default_factory=set)
+    _worst: dict[tuple[str, Atom], int] = field(default_factory=dict)
     _neighbours: str = ""
 
     def add(self, event: ev.Event) -> Composition:
         """In place; returns itself."""
         removed, added, sent = self._change(event)
+        times = self._times(event, added)
         if added is not None:
             self._neighbours = neighbours_of(event)
         if removed is not None:
@@ -114,7 +132,9 @@ class Composition:
             if not self.counts[removed]:
                 del self.counts[removed]
         if added is not None:
-            self.counts[added] += 1
+            self.counts[added] += times
+            if participations := getattr(event, "participations", 0):
+                self._worst[event.run, added] = max(participations, self._worst.get((event.run, added), 0))
             if added.sampler != "none" and isinstance(event, ev.Release):
                 self._groups[_group(event)] = added
         if sent is not None:
@@ -128,8 +148,14 @@ class Composition:
         if removed is not None:
             counts[removed] -= 1
         if added is not None:
-            counts[added] += 1
+            counts[added] += self._times(event, added)
         return +counts
+
+    def _times(self, event: ev.Event, atom: Atom | None) -> int:
+        participations = getattr(event, "participations", 0)
+        if atom is None or not participations:
+            return 1
+        return max(participations - self._worst.get((event.run, atom), 0), 0)
 
     def _change(self, event: ev.Event) -> tuple[Atom | None, Atom | None, tuple[str, int, str, str] | None]:
         atom = atom_of(event)

@@ -9,62 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from fedquilt.errors import PrivacyError
+from fedquilt.privacy.field_checks import UNIT, Neighbours, Randomness
+from fedquilt.privacy.field_checks import require_known as _require_known
+from fedquilt.privacy.sampling import FixedOrder, FixedSize, NoSampling, Poisson, Sampler
+from fedquilt.privacy.sampling import require as _require
 
 VERSION = 1
-UNIT = "user"
-Neighbours = Literal["add-or-remove", "replace-one"]
-Randomness = Literal["secret", "simulated"]
 # Causes that do not depend on what users hold. "Too few updates" is no cause: noise alone is released instead.
 ABORT_CAUSES = ("no nodes", "stopped by the operator", "crash before the release", "budget")
-
-
-# --- samplers, as executed ---
-
-
-@dataclass(frozen=True)
-class Poisson:
-    """Every user takes part independently with probability ``rate``."""
-
-    rate: float
-    kind: ClassVar[str] = "poisson"
-
-    def __post_init__(self) -> None:
-        _require(0 < self.rate <= 1, f"a Poisson rate lies in (0, 1]; got {self.rate}")
-
-
-@dataclass(frozen=True)
-class FixedSize:
-    """``size`` users, uniform without replacement, of ``population``."""
-
-    size: int
-    population: int
-    kind: ClassVar[str] = "fixed-size"
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.size <= self.population, f"need 1 <= size <= population; got {self.size}, {self.population}")
-
-    @property
-    def rate(self) -> float:
-        return self.size / self.population
-
-
-@dataclass(frozen=True)
-class NoSampling:
-    """Who takes part is not random, or not trusted to be: no amplification is claimed."""
-
-    kind: ClassVar[str] = "none"
-    rate: ClassVar[float] = 1.0
-
-
-Sampler = Poisson | FixedSize | NoSampling
 
 
 # --- events ---
@@ -211,7 +169,8 @@ class DistributedRelease(Release):
     """The sum of devices' discretised shares. ``noise_multiplier`` is what the fewest allowed survivors add up to.
 
     ``l2`` and ``l1``: bounds of a user's rounded row in units of ``granularity``; ``variance`` of the whole noise in
-    units of granularity². ``shares``: of the fewest survivors.
+    units of granularity². ``shares``: of the fewest survivors. ``participations``: rounds of the worst single user,
+    this one included, which is what the run is charged; 0: every round is charged to everyone.
     """
 
     noise: Literal["discrete-gaussian", "skellam"] = "skellam"
@@ -222,7 +181,20 @@ class DistributedRelease(Release):
     dimension: int = 1
     shares: int = 1
     dropout_margin: float = 0.0
+    participations: int = 0
     kind: ClassVar[str] = "distributed-release"
+
+
+@dataclass(frozen=True)
+class LocalRound(Release):
+    """On the cloud's ledger: users of one cohort were asked for rows that each noises on its own device.
+
+    Recorded before they are asked (no digest), and again with the digest of what came. ``participations``: as of
+    ``DistributedRelease``; nobody is amplified, since the cloud sees whose row is whose.
+    """
+
+    participations: int = 0
+    kind: ClassVar[str] = "local-round"
 
 
 @dataclass(frozen=True)
@@ -293,16 +265,58 @@ class Contribution(Event):
     releases: ClassVar[bool] = True
 
 
+@dataclass(frozen=True)
+class DeviceRound(Event):
+    """On a device's own ledger: what the users it hosts sent in a round, charged to each of them.
+
+    ``noise`` gaussian: std / clipping norm of what covers one user's row, by this device (local) or as the cloud or
+    all devices together promised. Otherwise the facts of ``DistributedRelease``. ``run_head``: of the cloud's ledger.
+    """
+
+    mechanism: str
+    noise_multiplier: float
+    clipping_norm: float
+    cohort_size: int
+    cohort_hash: str
+    delta: float
+    neighbours: Neighbours = "add-or-remove"
+    unit: str = UNIT
+    randomness: Randomness = "simulated"
+    noise: Literal["gaussian", "discrete-gaussian", "skellam"] = "gaussian"
+    variance: float = 1.0
+    l2: float = 1.0
+    l1: float = 1.0
+    dimension: int = 1
+    shares: int = 1
+    release_digest: str = ""
+    run_head: str = ""
+    kind: ClassVar[str] = "device-round"
+    releases: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class PopulationOpened(Event):
+    """The first entry of a ledger that many runs over one population share: what they may spend together."""
+
+    population: int
+    population_hash: str
+    delta: float
+    budget_epsilon: float
+    accountant: str = "rdp"
+    kind: ClassVar[str] = "population-opened"
+
+
 # --- canonical JSON ---
 
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         RunOpened, RunResumed, PopulationChanged, BudgetRaised, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
-        MetricsRelease, DistributedRelease, MatrixOpened, TreeRelease, LocalRelease, Contribution,
+        MetricsRelease, DistributedRelease, LocalRound, MatrixOpened, TreeRelease, LocalRelease, Contribution,
+        DeviceRound, PopulationOpened,
     )
 }  # fmt: skip
-_SAMPLERS: dict[str, type] = {kind.kind: kind for kind in (Poisson, FixedSize, NoSampling)}
+_SAMPLERS: dict[str, type] = {kind.kind: kind for kind in (Poisson, FixedSize, NoSampling, FixedOrder)}
 
 
 def canonical(value: Any) -> str:
@@ -350,45 +364,3 @@ def _revive(name: str, value: Any) -> Any:
         _require(kind in _SAMPLERS, f"unknown sampler {kind!r}; known: {', '.join(_SAMPLERS)}")
         return _SAMPLERS[kind](**facts)
     return tuple(value) if isinstance(value, list) else value
-
-
-# --- what a field may hold ---
-
-
-def _require(holds: bool, text: str) -> None:
-    if not holds:
-        raise PrivacyError(text)
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value > 0
-
-
-def _not_negative(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
-
-
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "noise_multiplier": (_not_negative, "finite and not negative"),
-    "clipping_norm": (_positive, "finite and positive: noise needs a bound on a user's row"),
-    "expected_cohort": (_positive, "finite and positive"),
-    "cohort_size": (lambda value: isinstance(value, int) and value >= 0, "a count"),
-    "population": (lambda value: isinstance(value, int) and value >= 1, "a count of at least one user"),
-    "delta": (lambda value: _positive(value) and value < 1, "in (0, 1)"),
-    "budget_epsilon": (lambda value: value is None or _positive(value), "finite and positive, or none"),
-    "unit": (lambda value: value == UNIT, f"{UNIT!r}: no other privacy unit is claimed (nodes and records are not)"),
-    "neighbours": (lambda value: value in get_args(Neighbours), f"one of {get_args(Neighbours)}"),
-    "randomness": (lambda value: value in get_args(Randomness), f"one of {get_args(Randomness)}"),
-    "quantile": (lambda value: _positive(value) and value < 1, "in (0, 1)"),
-    "sensitivity": (_positive, "finite and positive"),
-    "granularity": (_positive, "finite and positive"),
-    "variance": (_positive, "finite and positive"),
-    "rounds": (lambda value: isinstance(value, int) and value >= 1, "at least 1"),
-    "sampler": (lambda value: isinstance(value, get_args(Sampler)), "Poisson, FixedSize or NoSampling"),
-}
-
-
-def _require_known(name: str, value: Any) -> None:
-    check, meaning = _CHECKS.get(name, (None, ""))
-    if check is not None:
-        _require(check(value), f"{name} must be {meaning}; got {value!r}")

@@ -16,6 +16,7 @@ import numpy as np
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy import events as ev
 from fedquilt.privacy.randomness import Simulated, Source, commitment
+from fedquilt.privacy.sampling import share_of
 from fedquilt.seeds import bits_for
 
 E = TypeVar("E", bound=ev.Release)
@@ -77,7 +78,7 @@ class SamplingPlan:
     @property
     def expected_cohort(self) -> float:
         """Known before anyone is drawn: what the noised sum is divided by."""
-        return self.sampler.rate * len(self.population_U)
+        return share_of(self.sampler) * len(self.population_U)
 
     @property
     def commitment(self) -> str:
@@ -111,12 +112,19 @@ def _everyone(plan: SamplingPlan, round_: int) -> np.ndarray:
     return np.arange(len(plan.population_U))
 
 
-_DRAWS = {"poisson": _poisson, "fixed-size": _fixed_size, "none": _everyone}
+def _in_turn(plan: SamplingPlan, round_: int) -> np.ndarray:
+    """Group t mod ``groups``, groups by key. A function of the key alone: no round moves anyone."""
+    assert isinstance(plan.sampler, ev.FixedOrder)
+    group_U = _keyed_bits(plan, 0) % np.uint64(plan.sampler.groups)
+    return np.flatnonzero(group_U == np.uint64(round_ % plan.sampler.groups))
+
+
+_DRAWS = {"poisson": _poisson, "fixed-size": _fixed_size, "none": _everyone, "fixed-order": _in_turn}
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """For matrix mechanisms: users in ``groups`` keyed groups, round t takes group t mod ``groups``.
+    """For matrix mechanisms: users in ``groups`` keyed groups that take turns.
 
     A user takes part every ``groups`` rounds exactly, which is the separation that the mechanism's proof needs. No
     amplification is claimed.
@@ -127,10 +135,9 @@ class Rotation:
     source: Source
 
     def draw(self, round_: int) -> Drawn:
-        plan = SamplingPlan(ev.NoSampling(), self.population_U, self.source)
-        group_U = _keyed_bits(plan, 0) % np.uint64(self.groups)
-        cohort_K = self.population_U[group_U == np.uint64(round_ % self.groups)]
-        return Drawn(round_, cohort_K, ev.NoSampling(), len(self.population_U) / self.groups, _BY_PLAN)
+        plan = SamplingPlan(ev.FixedOrder(self.groups), self.population_U, self.source)
+        drawn = plan.draw(round_)
+        return Drawn(round_, drawn.cohort_K, ev.NoSampling(), drawn.expected_cohort, _BY_PLAN)
 
     def max_participations(self, rounds: int) -> int:
         return -(-rounds // self.groups)

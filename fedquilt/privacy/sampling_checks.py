@@ -6,7 +6,7 @@ the same users by how often a user is in; blocks that travel together by the ove
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,8 +19,8 @@ ALARM = 1e-7  # two-sided p-value below which honest sampling is not believed
 
 def complaints(sampler: ev.Sampler, population_U: np.ndarray, cohorts: Mapping[int, np.ndarray]) -> list[str]:
     """What speaks against the claim, in words; empty where nothing does."""
-    found = _impossible(sampler, population_U, cohorts)
-    if found or isinstance(sampler, ev.NoSampling) or sampler.rate == 1 or not cohorts:
+    found = [*_impossible(sampler, population_U, cohorts), *_out_of_turn(sampler, cohorts)]
+    if found or sampler.rate == 1 or not cohorts:
         return found
     rounds = list(cohorts.values())
     tests = {"how often each user takes part": frequency_p(rounds, population_U, sampler.rate)}
@@ -45,6 +45,19 @@ def _impossible(sampler: ev.Sampler, population_U: np.ndarray, cohorts: Mapping[
         if isinstance(sampler, ev.FixedSize) and len(ids_K) != sampler.size:
             found.append(f"round {round_}: {len(ids_K)} users where fixed size {sampler.size} is claimed")
     return found
+
+
+def _out_of_turn(sampler: ev.Sampler, cohorts: Mapping[int, np.ndarray]) -> Iterator[str]:
+    """In a fixed order, rounds of one turn have one cohort, and those of different turns share nobody."""
+    if not isinstance(sampler, ev.FixedOrder):
+        return
+    turns: dict[int, np.ndarray] = {}
+    for round_, ids_K in cohorts.items():
+        if not np.array_equal(turns.setdefault(round_ % sampler.groups, ids_K), ids_K):
+            yield f"round {round_}: not the users whose turn it was {sampler.groups} rounds before"
+    members = np.concatenate(list(turns.values())) if turns else np.empty(0, np.int64)
+    if len(np.unique(members)) != len(members):
+        yield f"users take part in more than one of the {sampler.groups} turns"
 
 
 def size_p(sizes: Sequence[int], population: int, rate: float) -> float:
