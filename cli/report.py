@@ -21,6 +21,7 @@ from fedquilt.runs import RESULTS, RunFolder, replace_file
 from server.compare import bootstrap_interval
 from server.evaluate import EVALUATION, per_user
 from server.privacy import summary
+from server.rollback import rollback_note
 
 _BEFORE, _AFTER = "base", "personal"  # what the headline compares
 _AGAINST = {"base": "the same model without a patch", "stale": "the stale cloud", "global": "the federated patch"}
@@ -263,6 +264,7 @@ def _reasons(record: Mapping[str, Any]) -> Counter[str]:
 
 def _warnings(run: RunFolder, results: Mapping[str, Any]) -> list[str]:
     told = [record["message"] for record in run.records("warning")]
+    told += [f"round {record['round']} {note}" for record in run.records("round") if (note := rollback_note(record))]
     return told + [f"not in the results: {reason}" for reason in results.get("refused", ())]
 
 

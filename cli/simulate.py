@@ -41,6 +41,8 @@ def simulate(
         typer.echo(f"device  {device_line(result['device'])}")
         if spent := result["results"].get("privacy"):
             typer.echo(f"privacy {privacy_line(spent)}")
+        if undone := result["results"].get("rolled_back"):
+            typer.echo(f"undone  rounds {', '.join(map(str, undone))}: they cost too much on the cloud's own clicks")
         typer.echo(f"run     {result['run']}\nreport  {result['report']}")
     if len(results) > 1:
         seeds_table(_with_seeds(results)["over_seeds"])

@@ -25,6 +25,7 @@ from fedquilt.wire import read_patch, write_patch
 from server.checkpoint import Checkpoint, kept_rounds, load_latest, save_checkpoint
 from server.privacy import open_rounds, require_deployable, require_possible
 from server.randomness import RandomnessLedger
+from server.rollback import make_rollback, rollback_note
 from server.scribe import Scribe
 from server.task import Deployment, FederationResult, Hooks
 from strategies.cohort import Draw, ids_digest
@@ -54,9 +55,17 @@ class _Federation:
         self.ledger = RandomnessLedger(run.path / LEDGER)
         self.checkpoints = run.checkpoints
         self.num_draws = 0
+        self.root = deployment.root
         self.strategy = PatchStrategy(
-            config, deployment.spec, deployment.base, run.devices, witness=self._witness, examine=hooks.examine
+            config,
+            deployment.spec,
+            deployment.base,
+            run.devices,
+            witness=self._witness,
+            examine=hooks.examine,
+            root_update=self._root_update if self.root else None,
         )
+        self.rollback = make_rollback(config, self.root)
         self.arrays: ArrayRecord = write_patch(deployment.initial_patch_P)
         self.population_hash = ""
         self.last_done = self.last_saved = self.draws_done = 0
@@ -150,8 +159,23 @@ class _Federation:
         self.num_draws += 1
         self.scribe.submit(self.ledger.append, draw)
 
+    def _root_update(self, round_: int, patch_P: np.ndarray) -> np.ndarray:
+        assert self.root is not None  # else the strategy is given no root update
+        update_P, draw = self.root.update(round_, patch_P)
+        self._witness(draw)
+        return update_P
+
+    def _judged(self, arrays: ArrayRecord, state: StrategyState) -> tuple[ArrayRecord, dict[str, Any]]:
+        """(The patch to go on with, what the round's record says of it); ``state`` is that before the round."""
+        if self.rollback is None:
+            return arrays, {}
+        verdict = self.rollback.verdict(read_patch(self.arrays), read_patch(arrays))
+        if verdict["rolled_back"]:
+            arrays, self.strategy.state = self.arrays, self.strategy.state.undone(state)
+        return arrays, {"validation": verdict}
+
     def _round(self, round_: int) -> None:
-        started = time.perf_counter()
+        started, state = time.perf_counter(), self.strategy.state
         self.strategy.settled_round = min(kept_rounds(self.checkpoints), default=0)
         orders = self.strategy.configure_train(round_, self.arrays, ConfigRecord(), self.grid)
         deadline = self.config.federation.round_deadline_s
@@ -160,8 +184,11 @@ class _Federation:
         report = self.strategy.report
         assert arrays is not None  # aggregate_train gives both or raises
         assert report is not None
+        arrays, judged = self._judged(arrays, state)
         self.arrays, self.last_done, self.draws_done = arrays, round_, self.num_draws
-        record = {**report.record(), "seconds": time.perf_counter() - started}
+        record = {**report.record(), **judged, "seconds": time.perf_counter() - started}
+        if undone := rollback_note(record):
+            log(WARNING, "round %d %s", round_, undone)
         self.scribe.wait()  # for the writes of the round before: at most one round is on its way to the disk
         self.scribe.submit(self.run.append, record)
         last = round_ == self.config.federation.rounds

@@ -26,6 +26,8 @@ from server.examine import examiner
 from server.in_process import InProcessGrid
 from server.loop import run_federation
 from server.privacy import require_possible, summary
+from server.rollback import rollback_note, rolled_back
+from server.root import RootData, require_root, wants_root
 from server.task import Deployment, FederationResult, Hooks
 from strategies.aggregation import make_aggregation
 from strategies.evaluation import Evaluation
@@ -57,11 +59,13 @@ def prepare(config: Config, run: RunFolder, progress: Progress = _silent) -> Dep
     split = load_split(config.data, config.split)
     progress("data", 1, 1, f"{len(split.train):,} training clicks, the cloud sees {len(split.cloud):,}")
     _require_same_data(run, split)
+    require_root(config, split.cloud)
     base = _cloud(config, run, split, progress)
     weights = KernelWeights.of(base)
     spec = patch_spec(weights, config.patch)
     generator = torch.Generator().manual_seed(key_for(config.seed, use="initial-patch") >> 1)
-    deployment = Deployment(spec, initial_patch(spec, generator).numpy(), base)
+    root = RootData(config, split.cloud, base) if wants_root(config) else None
+    deployment = Deployment(spec, initial_patch(spec, generator).numpy(), base, root)
     _record_device(config, run, split, weights, deployment)
     return deployment
 
@@ -71,7 +75,8 @@ def hooks(config: Config, run: RunFolder, progress: Progress = _silent) -> Hooks
     rounds = config.federation.rounds
 
     def on_round(record: Mapping[str, Any]) -> None:
-        note = f"{record['replies']} users, {record['num_rejected']} rejected"
+        undone = rollback_note(record)
+        note = f"{record['replies']} users, {record['num_rejected']} rejected" + (f"; {undone}" if undone else "")
         progress("federation", int(record["round"]), rounds, note)
 
     def on_evaluation(evaluation: Evaluation) -> Mapping[str, Any] | None:
@@ -91,6 +96,8 @@ def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str
     results = {**evaluate(run, arrays, split, config.evaluation.ks), "rounds": result.rounds}
     if spent := summary(run):
         results["privacy"] = spent
+    if undone := rolled_back(run.records("round")):
+        results["rolled_back"] = undone
     if result.test.refused:
         results["refused"] = list(result.test.refused)
     run.write_json(RESULTS, results)

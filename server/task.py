@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fedquilt.errors import SpecMismatchError
 from fedquilt.types import PatchSpec
+from strategies.cohort import Draw
 from strategies.evaluation import Evaluation, Examine, unexamined
+
+
+class Root(Protocol):
+    """What the cloud computes from data of its own; both are pure."""
+
+    def update(self, round_: int, patch_P: np.ndarray) -> tuple[np.ndarray, Draw]:
+        """(update [P] float32, what was drawn for it)."""
+
+    def ndcg(self, patch_P: np.ndarray) -> float:
+        """How well the patch serves; higher is better."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Patch layout, the patch before round 1 (float32 [P]), and the frozen cloud tensors that every node gets."""
+    """Patch layout, the patch before round 1 (float32 [P]), and the frozen cloud tensors that every node gets.
+
+    ``root`` stays in the cloud: there where the configuration asks for root data.
+    """
 
     spec: PatchSpec
     initial_patch_P: np.ndarray
     base: Mapping[str, np.ndarray]
+    root: Root | None = None
 
     def __post_init__(self) -> None:
         if self.initial_patch_P.shape != (self.spec.num_parameters,):

@@ -51,6 +51,12 @@ def make_aggregation(federation: FederationConfig) -> Aggregation:
     )
 
 
+def needs_root(aggregation: Aggregation) -> bool:
+    """Whether a rule or pre-rule in it takes the update that the cloud computes from data of its own."""
+    parts = (aggregation.rule, *aggregation.pre_rules, aggregation.fallback)
+    return any(getattr(part, "needs_root", False) for part in parts)
+
+
 def aggregate(
     aggregation: Aggregation, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State, context: RoundContext
 ) -> Aggregated:

@@ -26,13 +26,15 @@ class Draw:
 Witness = Callable[[Draw], None]
 
 
-def draw_cohort(run_seed: int, round_: int, population_U: np.ndarray, size: int) -> tuple[np.ndarray, Draw]:
+def draw_cohort(
+    run_seed: int, round_: int, population_U: np.ndarray, size: int, use: str = USE
+) -> tuple[np.ndarray, Draw]:
     """Fixed size, without replacement, uniform. ``population_U`` is sorted, and so is the cohort."""
-    generator = generator_for(run_seed, round_, 0, USE)
+    generator = generator_for(run_seed, round_, 0, use)
     size = min(size, len(population_U))
     chosen = generator.choice(len(population_U), size, replace=False, shuffle=False)
     cohort_K = np.sort(population_U[chosen])
-    return cohort_K, Draw(round_, USE, key_for(run_seed, round_, 0, USE), ids_digest(cohort_K))
+    return cohort_K, Draw(round_, use, key_for(run_seed, round_, 0, use), ids_digest(cohort_K))
 
 
 def ids_digest(client_ids: np.ndarray) -> str:

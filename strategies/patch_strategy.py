@@ -20,7 +20,7 @@ from fedquilt.code import code_hash
 from fedquilt.config import Config
 from fedquilt.errors import FederationError, PrivacyError
 from fedquilt.types import PatchSpec
-from strategies.aggregation import make_aggregation
+from strategies.aggregation import make_aggregation, needs_root
 from strategies.central import CentralRounds
 from strategies.cohort import Draw, Witness, draw_cohort, ids_digest
 from strategies.evaluation import Evaluation, Examine, put_together, unexamined
@@ -42,6 +42,10 @@ class StrategyState:
 
     optimizer: State
     rule: State = field(default_factory=dict)
+
+    def undone(self, before: StrategyState) -> StrategyState:
+        """After a round that is rolled back: as before it, but for what was learnt of its clients."""
+        return before
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class PatchStrategy(Strategy):
         self.evaluation: Evaluation | None = None
         self._device_folder = str(Path(device_folder).absolute()) if device_folder else ""
         self._standing = wire.Standing(spec.hash, self.config_hash, wire.arrays_hash(base))
-        self._witness, self._examine, self._root_update = witness, examine, root_update
+        self._witness, self._examine = witness, examine
+        self._root_update = root_update if needs_root(self.rule) else None
         self._buffer = RowBuffer()
         self._asked: _Asked | None = None
         self._patch_P = np.zeros(spec.num_parameters, np.float32)

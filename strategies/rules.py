@@ -53,6 +53,7 @@ class Aggregator(Protocol):
 
     Optional, and each with a default in ``strategies.facts``: ``source``, ``cost``, ``translation``, ``scale``,
     ``honours_weights``, ``tight``, ``needs(num_byzantine) -> smallest K``, ``tolerates(num_users) -> largest f``.
+    ``needs_root = True``: the context of a round then holds ``root_update_P``, computed for such rules only.
 
     Optional methods:
 

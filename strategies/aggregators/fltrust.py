@@ -25,6 +25,7 @@ class FLTrust:
     cost = "K·P"
     sensitivity = None
     breakdown = 1.0
+    needs_root = True
 
     def in_round(self, context: RoundContext) -> FLTrust:
         return replace(self, root_update_P=context.root_update_P)
