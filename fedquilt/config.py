@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from fedquilt.defences import DefenceConfig
 from fedquilt.errors import ConfigError
+from fedquilt.privacy.settings import PrivacyConfig, unused
 
 
 class _Section(BaseModel):
@@ -239,30 +240,6 @@ class AttackConfig(_Section):
     last_round: int = Field(0, ge=0, description="round in which it ends; 0 = the last one")
 
 
-class PrivacyConfig(_Section):
-    mode: Literal["none", "central"] = Field(
-        "none", description="central: user-level differential privacy by noise on the sum of users' clipped updates"
-    )
-    noise_multiplier: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="std of the noise / federation.clipping_norm; 0 = from epsilon"
-    )
-    epsilon: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="target over federation.rounds, from which the noise is planned"
-    )
-    delta: float = Field(0.0, ge=0, lt=1, description="below 1/N for N users; 0 = N^-1.1")
-    sampler: Literal["poisson", "fixed", "none"] = Field(
-        "poisson",
-        description="poisson: every user by an own coin, federation.cohort_size on average; fixed: exactly that many;"
-        " none: all users every round",
-    )
-    budget_epsilon: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="a round that would exceed it is not begun; 0 = epsilon, if set"
-    )
-    randomness: Literal["simulated", "secret"] = Field(
-        "simulated", description="simulated: from the run's seed, refused when deployed; secret: a key made for the run"
-    )
-
-
 class Config(_Section):
     name: str = "run"
     seed: int = 0
@@ -297,7 +274,8 @@ class Config(_Section):
     def hash(self) -> str:
         """A section that came later and is not used is left out: runs from before there was one can be resumed."""
         later = {"privacy": PrivacyConfig(), "defence": DefenceConfig()}
-        without = {name for name, unused in later.items() if getattr(self, name) == unused}
+        without: dict[str, Any] = {name: True for name, default in later.items() if getattr(self, name) == default}
+        without.setdefault("privacy", unused(self.privacy))
         return hashlib.sha256(self.model_dump_json(exclude=without).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
