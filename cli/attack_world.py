@@ -88,7 +88,8 @@ def run_attack(config: Config, folder: Path, clouds: Path | None = None, progres
     with run.writing():
         began = time.perf_counter()
         deployment = prepare(world.config, run, tell)
-        oracle = RuleOracle(world.config, deployment.spec)
+        root = deployment.root
+        oracle = RuleOracle(world.config, deployment.spec, (lambda *of: root.update(*of)[0]) if root else None)
         tables: list[tuple[int, dict[str, dict[str, float]]]] = []
         standard = hooks(world.config, run, tell)
 

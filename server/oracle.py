@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from fedquilt.config import Config
 from fedquilt.errors import FederationError
 from fedquilt.privacy.clipping import clip_rows
 from fedquilt.types import PatchSpec
-from strategies.aggregation import aggregate, make_aggregation
+from strategies.aggregation import aggregate, make_aggregation, needs_root
 from strategies.rules import RoundContext, State, apply_pre_rules, in_round
+
+RootUpdate = Callable[[int, np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -23,40 +25,51 @@ class RuleOracle:
 
     ``settle`` is told what was really sent, so that the state of a rule that has one keeps up with the cloud's, and
     notes who would get no weight: ``zero_weight`` holds (round, client id). A rule that does not tell its
-    ``row_weights`` gives none there.
+    ``row_weights`` gives none there. ``root_update``: the cloud's, for a rule that takes it; who knows the rule knows
+    it too.
     """
 
     config: Config
     spec: PatchSpec
+    root_update: RootUpdate | None = None
     state: State = field(default_factory=dict)
     zero_weight: list[tuple[int, int]] = field(default_factory=list)
     judged: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._aggregation = make_aggregation(self.config.federation)
+        if not needs_root(self._aggregation):
+            self.root_update = None
 
-    def rule(self, round_: int, client_ids_K: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def rule(
+        self, round_: int, client_ids_K: np.ndarray, patch_P: np.ndarray | None = None
+    ) -> Callable[[np.ndarray], np.ndarray]:
         """updates_KP in the order of these ids -> update_P, clipped and sorted by client id as the cloud does."""
         order_K = np.argsort(client_ids_K, kind="stable")
-        context = self._context(round_, client_ids_K[order_K])
+        context = self._context(round_, client_ids_K[order_K], patch_P)
 
         def result(updates_KP: np.ndarray) -> np.ndarray:
             return self._aggregate(updates_KP[order_K], context)[0]
 
         return result
 
-    def settle(self, round_: int, client_ids_K: np.ndarray, updates_KP: np.ndarray) -> None:
+    def settle(
+        self, round_: int, client_ids_K: np.ndarray, updates_KP: np.ndarray, patch_P: np.ndarray | None = None
+    ) -> None:
         order_K = np.argsort(client_ids_K, kind="stable")
         finite_K = np.isfinite(updates_KP[order_K]).all(axis=1)
         order_K = order_K[finite_K]
-        context = self._context(round_, client_ids_K[order_K])
+        context = self._context(round_, client_ids_K[order_K], patch_P)
         rows_KP = updates_KP[order_K]
         self._note_rejected(rows_KP, context)
         if hasattr(self._aggregation.rule, "next_state") or hasattr(self._aggregation.rule, "step"):
             self.state = self._aggregate(rows_KP, context)[1]
 
-    def _context(self, round_: int, client_ids_K: np.ndarray) -> RoundContext:
-        return RoundContext(self.config.seed, round_, client_ids_K=client_ids_K, spec=self.spec)
+    def _context(self, round_: int, client_ids_K: np.ndarray, patch_P: np.ndarray | None) -> RoundContext:
+        context = RoundContext(self.config.seed, round_, client_ids_K=client_ids_K, spec=self.spec)
+        if self.root_update is None or patch_P is None:
+            return context
+        return replace(context, root_update_P=torch.from_numpy(self.root_update(round_, patch_P)))
 
     def _rows(self, updates_KP: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         clipped_KP, _ = clip_rows(np.array(updates_KP, np.float32), self.config.federation.clipping_norm)

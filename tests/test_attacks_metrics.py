@@ -89,3 +89,13 @@ def test_the_oracle_notes_who_gets_no_weight():
     oracle.settle(4, np.arange(5), rows)
     assert len(oracle.judged) == 5
     assert (4, 4) in oracle.zero_weight
+
+
+def test_the_oracle_of_a_rule_that_takes_the_clouds_own_update_knows_it():
+    config = load(overrides=["federation.aggregator=fltrust"])
+    oracle = RuleOracle(config, SPEC, root_update=lambda round_, patch_P: np.array([1.0, 0.0], np.float32))
+    rows = np.array([[0.5, 0.0], [-0.5, 0.0]], np.float32)
+    patch_P = np.zeros(2, np.float32)
+    assert oracle.rule(1, np.arange(2), patch_P)(rows) == pytest.approx([1.0, 0.0])  # only one agrees, at its length
+    oracle.settle(1, np.arange(2), rows, patch_P)
+    assert oracle.zero_weight == [(1, 1)]

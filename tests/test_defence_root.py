@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_recommender import tiny_run
 
+from cli.attack_world import run_attack
 from client.app import app
 from client.recommend import RecommendTask
 from fedquilt.config import Config, parse
@@ -134,3 +135,14 @@ def test_rules_that_do_not_ask_for_root_data_cost_nothing(tmp_path):
     config = tiny_run(cloud={"epochs": 1})
     assert not wants_root(config)
     assert prepare(config, RunFolder.create(tmp_path, config)).root is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["sign-flip", "min-max"])
+def test_fltrust_is_simulated_under_attack_and_liars_who_disagree_get_no_weight(tmp_path, attack):
+    config = trusting()
+    told = config.model_copy(update={"attack": config.attack.model_copy(update={"name": attack, "malicious": 0.3})})
+    row = run_attack(told, tmp_path)
+    assert row["rejected"]["malicious"] is not None  # the oracle knew the root update and judged every row
+    if attack == "sign-flip":
+        assert row["rejected"]["malicious"] > row["rejected"]["honest"] + 0.1

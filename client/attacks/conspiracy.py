@@ -26,11 +26,11 @@ _MAX_EXAMPLES = 1 << 40
 
 
 class Oracle(Protocol):
-    """The cloud's rule as the colluders know it; it also hears what was sent in the end."""
+    """The cloud's rule as the colluders know it; it also hears what was sent in the end. The patch is the round's."""
 
-    def rule(self, round_: int, client_ids_K: np.ndarray) -> Rule: ...
+    def rule(self, round_: int, client_ids_K: np.ndarray, patch_P: np.ndarray) -> Rule: ...
 
-    def settle(self, round_: int, client_ids_K: np.ndarray, updates_KP: np.ndarray) -> None: ...
+    def settle(self, round_: int, client_ids_K: np.ndarray, updates_KP: np.ndarray, patch_P: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ class Conspiracy:
         self, order: TrainOrder, ids_K: np.ndarray, rows_KP: np.ndarray, mine_K: np.ndarray, who: np.ndarray
     ) -> View:
         knows: frozenset[str] = self.attack.knows
+        rule = self.oracle.rule if self.oracle and RULE in knows else None
         alone = int(ids_K[who[0]]) if COLLUDERS not in knows else 0
         honest_first = np.concatenate([ids_K[~mine_K], ids_K[who]])
         return View(
@@ -158,7 +159,7 @@ class Conspiracy:
             memory=self.memory if COLLUDERS in knows else self.memory.setdefault(str(alone), {}),
             laboratory=self.laboratory,
             benign=rows_KP[~mine_K] if BENIGN in knows else None,
-            oracle=self.oracle.rule(order.round_, honest_first) if RULE in knows and self.oracle else None,
+            oracle=rule(order.round_, honest_first, order.patch_P) if rule else None,
             num_cohort=len(ids_K) if RIVALS in knows else 0,
             chart_I=self.laboratory.popularity_I if POPULARITY in knows and self.laboratory else None,
             public=self.laboratory.public_ids if PUBLIC in knows and self.laboratory else None,
@@ -167,7 +168,8 @@ class Conspiracy:
     def _settle(self, sent: Sequence[_Sent]) -> None:
         if self.oracle is not None:
             ids_K = np.concatenate([part.reply.client_ids_K for part in sent])
-            self.oracle.settle(sent[0].order.round_, ids_K, np.concatenate([part.reply.updates_KP for part in sent]))
+            order, rows_KP = sent[0].order, np.concatenate([part.reply.updates_KP for part in sent])
+            self.oracle.settle(order.round_, ids_K, rows_KP, order.patch_P)
 
 
 def _rows_of(reply: TrainReply, kept_K: np.ndarray) -> TrainReply:
