@@ -22,8 +22,8 @@ from fedquilt.errors import FederationError
 from fedquilt.graphs.cohorts import MIN_CLICKS, CohortBuilder
 from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.log import InteractionLog
+from fedquilt.graphs.screening import local_graphs
 from fedquilt.graphs.splits import Split
-from fedquilt.graphs.subgraph import SubgraphBuilder
 from fedquilt.metrics import ragged
 from fedquilt.types import Cohort, PatchSpec
 from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
@@ -156,12 +156,9 @@ class _Installed:
     """What a deploy made possible: the kernel, and the users' data with the cloud's neighbours."""
 
     def __init__(self, config: Config, split: Split, base: Mapping[str, np.ndarray]):
-        graph = config.graph
         self.weights = KernelWeights.of(base)
         self.personaliser = Personaliser(self.weights, patch_spec(self.weights, config.patch), config.meta)
-        self._builder = SubgraphBuilder(
-            base["neighbour_items"], base["neighbour_weights"], graph.num_nodes, graph.num_clicked, graph.window
-        )
+        self._builder = local_graphs(config.graph, config.screening, base)
         self._config, self._split = config, split
         self.data = self._local(split.train)
 

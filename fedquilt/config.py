@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from fedquilt.defences import DefenceConfig
+from fedquilt.device_defences import ScreeningConfig, VoteConfig
 from fedquilt.errors import ConfigError
 from fedquilt.privacy.settings import PrivacyConfig, unused
 
@@ -83,6 +84,7 @@ class GraphModelConfig(_Section):
     hidden: int = Field(128, ge=1, description="width between layers, and of a layer's pooled neighbours")
     dim: int = Field(64, ge=1, description="F, width of item vectors")
     head: bool = Field(True, description="PinSage's two dense layers after the last convolution")
+    skip: bool = Field(False, description="adds a linear map of an item's own features to its vector")
     sampler: Literal["importance", "uniform"] = Field(
         "importance", description="importance: most visited by walks with restart; uniform: any neighbours"
     )
@@ -256,6 +258,8 @@ class Config(_Section):
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     defence: DefenceConfig = DefenceConfig()
+    screening: ScreeningConfig = ScreeningConfig()
+    vote: VoteConfig = VoteConfig()
 
     @model_validator(mode="after")
     def _inner_parts_follow_the_patch(self) -> Self:
@@ -273,7 +277,8 @@ class Config(_Section):
 
     def hash(self) -> str:
         """A section that came later and is not used is left out: runs from before there was one can be resumed."""
-        later = {"privacy": PrivacyConfig(), "defence": DefenceConfig()}
+        later: dict[str, BaseModel] = {"privacy": PrivacyConfig(), "defence": DefenceConfig()}
+        later |= {"screening": ScreeningConfig(), "vote": VoteConfig()}
         without: dict[str, Any] = {name: True for name, default in later.items() if getattr(self, name) == default}
         without.setdefault("privacy", unused(self.privacy))
         return hashlib.sha256(self.model_dump_json(exclude=without).encode()).hexdigest()[:16]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from client.attacks.laboratory import Laboratory, Patch, kth_best, spread
-from fedquilt.types import Cohort
+from fedquilt.graphs.screening import Screen
+from models.contexts import graphs_of
 from models.kernel import Graphs, all_scores, user_vectors
 
 
@@ -41,18 +42,28 @@ class Device:
     def graphs(self, contexts_XL: np.ndarray) -> tuple[Graphs, Tensor]:
         """-> (subgraphs, G = 1; their raw edges [X, N, N])."""
         made = self.lab.builder.subgraphs(contexts_XL)
-        count = len(contexts_XL)
-        cohort = Cohort(
-            client_ids_U=np.zeros(count, np.int64),
-            nodes_UGN=made.nodes_UN[:, None],
-            node_mask_UGN=made.node_mask_UN[:, None],
-            recency_UGN=made.recency_UN[:, None],
-            edges_UGNN=made.edges_UNN[:, None],
-            targets_UGT=np.full((count, 1, 1), -1, np.int32),
-            num_support=0,
-            seen=(np.empty(0, np.int64), np.empty(0, np.int64)),
-        )
-        return Graphs.of(cohort), torch.from_numpy(made.edges_UNN)
+        return graphs_of(made), torch.from_numpy(made.edges_UNN)
+
+    @property
+    def _screen(self) -> Screen | None:
+        return getattr(self.lab.builder.subgraphs, "screen", None)
+
+    def unscreened(self, contexts_XL: np.ndarray) -> Graphs:
+        """Subgraphs in which no click is left out: a screen has no slope that a gradient could follow."""
+        return graphs_of(getattr(self.lab.builder.subgraphs, "builder", self.lab.builder.subgraphs)(contexts_XL))
+
+    def unnoticed(self, contexts_XL: np.ndarray) -> np.ndarray:
+        """bool [X]: the latest click gets past the device's screen."""
+        if self._screen is None:
+            return np.ones(len(contexts_XL), bool)
+        return self._screen.clicks(contexts_XL)[:, 0] == contexts_XL[:, 0]
+
+    def screened(self, graphs: Graphs, edges_XNN: Tensor) -> Tensor:
+        """[X, N, N]: what the screen leaves of inserted edges; with a slope wherever it would let one through."""
+        if self._screen is None:
+            return edges_XNN
+        stays_XNN = self._screen.stays(graphs.nodes.numpy(), edges_XNN.detach().numpy())
+        return edges_XNN * torch.from_numpy(stays_XNN)
 
     def scores(self, graphs: Graphs, inputs_IF: Tensor | None = None) -> Tensor:
         """[X, I]; ``inputs_IF`` in place of the item vectors on the nodes' side only."""

@@ -18,7 +18,7 @@ def first_order_gains(device: Device, prey: Prey, context_L: np.ndarray, start: 
     """
     context_XL = with_click(context_L, np.array([start]))
     inputs_IF = device.lab.weights.item_vectors.clone().requires_grad_()
-    scores_XI = device.scores(device.graphs(context_XL)[0], inputs_IF)
+    scores_XI = device.scores(device.unscreened(context_XL), inputs_IF)
     (gradient_IF,) = torch.autograd.grad(gap(scores_XI, prey, context_XL).sum(), inputs_IF)
     vectors_IF = device.lab.weights.item_vectors
     return ((vectors_IF - vectors_IF[start]) @ gradient_IF[start]).numpy()
@@ -71,5 +71,7 @@ class EvasionClicks:
             return generator.choice(free, 1)
         if self.search == "gradient":
             gains_I = first_order_gains(device, prey, context_L, int(generator.choice(free)))
+            open_X = device.unnoticed(with_click(context_L, free))
+            free = free[open_X] if open_X.any() else free
             return free[np.argsort(-gains_I[free], kind="stable")[: self.shortlist]]
         return generator.choice(free, min(self.candidates, len(free)), replace=False)

@@ -71,7 +71,7 @@ class EvasionEdges:
         if self.search == "greedy" or not len(pairs):
             return generator.permutation(pairs)[: self.candidates]
         leaf = edges.clone().requires_grad_()
-        scores_XI = device.scores(_with_edges(graphs, leaf[None]))
+        scores_XI = device.scores(_with_edges(graphs, device.screened(graphs, leaf[None])))
         (slope,) = torch.autograd.grad(gap(scores_XI, prey, context_XL).sum(), leaf)
         gains = (slope + slope.T).numpy()[pairs[:, 0], pairs[:, 1]]
         return pairs[np.argsort(-gains, kind="stable")[: self.shortlist]]
@@ -79,7 +79,8 @@ class EvasionEdges:
     @staticmethod
     def _gap(device: Device, prey: Prey, graphs: Graphs, edges_XNN: Tensor, context_XL: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            scores_XI = device.scores(_with_edges(graphs, edges_XNN))
+            many = _with_edges(graphs, edges_XNN)
+            scores_XI = device.scores(_with_edges(graphs, device.screened(many, edges_XNN)))
             return gap(scores_XI, prey, np.repeat(context_XL, len(edges_XNN), axis=0)).numpy()
 
 

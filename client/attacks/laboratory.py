@@ -17,7 +17,7 @@ from fedquilt.config import Config
 from fedquilt.errors import ConfigError
 from fedquilt.graphs.cohorts import CohortBuilder
 from fedquilt.graphs.log import InteractionLog
-from fedquilt.graphs.subgraph import SubgraphBuilder
+from fedquilt.graphs.screening import local_graphs
 from fedquilt.metrics import ragged
 from fedquilt.types import PatchSpec
 from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
@@ -42,10 +42,8 @@ class Laboratory:
     def of(
         cls, config: Config, log: InteractionLog, spec: PatchSpec, base: Mapping[str, np.ndarray], public: np.ndarray
     ) -> Laboratory:
-        graph = config.graph
-        tables = base["neighbour_items"], base["neighbour_weights"]
-        subgraphs = SubgraphBuilder(*tables, graph.num_nodes, graph.num_clicked, graph.window)
-        builder = CohortBuilder(log, subgraphs, graph, config.meta)
+        subgraphs = local_graphs(config.graph, config.screening, base)
+        builder = CohortBuilder(log, subgraphs, config.graph, config.meta)
         return cls(KernelWeights.of(base), spec, builder, log, public)
 
     @property

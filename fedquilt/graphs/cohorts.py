@@ -7,6 +7,7 @@ it on, so a query subgraph may hold support clicks (the device knows them by the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from fedquilt.config import GraphConfig, MetaConfig
 from fedquilt.graphs.log import InteractionLog
-from fedquilt.graphs.subgraph import SubgraphBuilder
+from fedquilt.graphs.subgraph import Subgraphs
 from fedquilt.metrics import ragged
 from fedquilt.seeds import bits_at, bits_for, uniforms_for
 from fedquilt.types import Cohort
@@ -29,7 +30,7 @@ class CohortBuilder:
     """``log`` holds training clicks only. ``subgraphs`` makes subgraphs from the neighbours that the cloud sent."""
 
     log: InteractionLog
-    subgraphs: SubgraphBuilder
+    subgraphs: Callable[[np.ndarray], Subgraphs]
     graph: GraphConfig
     meta: MetaConfig
 
