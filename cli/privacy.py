@@ -1,12 +1,13 @@
-"""``fedquilt privacy``: plan a budget, verify a ledger, state what was promised. Each verb has its own file."""
+"""``fedquilt privacy``: plan a budget, verify a ledger, audit a run, state what was promised. A file each."""
 
 from __future__ import annotations
 
 import typer
 
-from cli import privacy_plan, privacy_statement, privacy_verify
+from cli import privacy_audit, privacy_plan, privacy_statement, privacy_verify
 
-app = typer.Typer(name="privacy", help="User-level privacy: plan, verify, state.", no_args_is_help=True)
+app = typer.Typer(name="privacy", help="User-level privacy: plan, verify, audit, state.", no_args_is_help=True)
 app.command("plan")(privacy_plan.plan)
 app.command("verify")(privacy_verify.verify)
+app.command("audit")(privacy_audit.audit)
 app.command("statement")(privacy_statement.statement)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +16,17 @@ def statement(
     where: Annotated[Path, typer.Argument(metavar="RUN|LEDGER", help="A run's folder, or a ledger file.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write a one-page HTML here.")] = None,
     key: Annotated[Path | None, typer.Option("--sign", help="File with a hex Ed25519 private key.")] = None,
-    audit: Annotated[Path | None, typer.Option("--audit", help="JSON of an audit, told beside the bound.")] = None,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="JSON of an audit; unless given, the run's own.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recompute everything from the ledger and say it. Exit code 1 where the ledger does not hold."""
+    from fedquilt.privacy.audit.report import read_audit
     from fedquilt.privacy.statement import in_words, sign
     from fedquilt.privacy.statement import statement as facts_of
 
-    facts = facts_of(where, _read_json(audit) if audit else None)
+    facts = facts_of(where, read_audit(audit) if audit else None)
     signature = sign(facts, _read_key(key)) if key else None
     words = in_words(facts)
     if html is not None:
@@ -47,7 +49,7 @@ def statement(
 
 def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, value) of the facts that fit a line."""
-    epsilon, budget, audit = facts["epsilon"], facts["budget_epsilon"], facts["audit"]
+    epsilon, budget = facts["epsilon"], facts["budget_epsilon"]
     users = facts["epsilon_by_user_quantile"]
     released = "; ".join(f"{one['count']} × {one['what']}" for one in facts["releases"].values())
     rows = [
@@ -64,7 +66,7 @@ def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("accountant", facts["accountant"]),
         ("released, and to whom", released or "nothing"),
         ("most rounds of one user", str(facts["most_participations"] or "not recorded")),
-        ("audit", "none was made" if audit is None else ", ".join(f"{k} {v}" for k, v in audit.items())),
+        ("audit", facts["audit_in_a_line"]),
         ("deviations", str(len(facts["deviations"]) or "none")),
     ]
     if users:
@@ -104,16 +106,6 @@ def _chart(rows: list[tuple[int, float]], budget: float | None) -> str:
     )
     line += f'<text x="{width - 70}" y="{height - 4}" font-size="11">round {last}</text>'
     return f'<svg viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="epsilon by round">{line}</svg>'
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise PrivacyError(f"cannot read the audit {path}: {error}") from None
-    if not isinstance(read, dict):
-        raise PrivacyError(f"the audit {path} is not a JSON object")
-    return read
 
 
 def _read_key(path: Path) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy import events as ev
+from fedquilt.privacy.audit.report import in_a_line, stored_audit
 from fedquilt.privacy.book import ledger_path, read_book
 from fedquilt.privacy.individual import epsilons_of, participation_mu2
 from fedquilt.privacy.plan import Plan, assumptions
@@ -29,10 +30,11 @@ RELEASED = {
 
 
 def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All facts of the statement, plain values. ``audit``: what an audit found, told as it is."""
+    """All facts of the statement, plain values. ``audit``: what an audit found; unless given, the one kept in the run's
+    folder."""
     path = ledger_path(where)
     book, _ = read_book(path)
-    opening = book.opening
+    opening, audit = book.opening, audit or stored_audit(where)
     if opening is None:
         raise PrivacyError(f"{path} has no run-opened event: there is no claim to state")
     deltas = tuple(sorted({opening.delta, *(10.0**-k for k in range(4, 9) if 10.0**-k < 1 / opening.population)}))
@@ -67,6 +69,7 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict
         "burn_down": _thin(burn_down(book.events, opening.delta)),
         "assumptions": _assumptions(opening, book.events),
         "audit": dict(audit) if audit else None,
+        "audit_in_a_line": in_a_line(audit, verdict.head) if audit else "none was made",
         "deviations": [
             f"round {event.round_}: {event.text}" for event in book.events if isinstance(event, ev.Deviation)
         ]

@@ -1,0 +1,200 @@
+"""Real rounds of a run's own mechanism with canaries among the users, and what left the cloud in them.
+
+The auditor sees what leaves: the patches that devices are sent, and who is asked. The server optimizer is a plain step
+here, so that successive patches differ by what was released; whatever follows a release costs no privacy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+
+from fedquilt import wire
+from fedquilt.config import Config, parse
+from fedquilt.privacy import events as ev
+from fedquilt.privacy.audit import noise
+from fedquilt.privacy.audit.canaries import Canaries, plant
+from fedquilt.privacy.book import Finding, ledger_path, read_book
+from fedquilt.privacy.clipping import clip_rows
+from fedquilt.privacy.randomness import Simulated
+from fedquilt.privacy.verify import verify
+from fedquilt.runs import RunFolder
+from fedquilt.seeds import generator_for
+from fedquilt.types import PatchSpec
+from server.in_process import InProcessGrid
+from server.loop import run_federation
+from server.task import Deployment
+from strategies.central import require_private
+
+MakeApp = Callable[[Canaries, np.ndarray], ClientApp]
+"""(canaries, population) -> the app of devices that host them; `client` makes it, which this room does not import."""
+MakeSpec = Callable[[int], PatchSpec]
+
+
+class WatchedGrid(InProcessGrid):
+    """Remembers whom every round asked and which patch they were sent."""
+
+    def __init__(self, client_app: ClientApp, num_supernodes: int):
+        super().__init__(client_app, num_supernodes)
+        self.patches: dict[int, np.ndarray] = {}
+        self.asked: dict[int, np.ndarray] = {}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        messages = list(messages)
+        for message in messages:
+            if message.metadata.message_type == wire.TRAIN:
+                order = wire.read_train_order(message.content)
+                self.patches[order.round_] = order.patch_P
+                before_K = self.asked.get(order.round_, order.client_ids_K[:0])
+                self.asked[order.round_] = np.union1d(before_K, order.client_ids_K)
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Σ over rounds (first, last] of what was released, times the expected cohort: float64 [P].
+
+    By the events of these rounds: ``std`` of the noise in it, and ``loud``, the norm of a canary's row in it.
+    """
+
+    first: int
+    last: int
+    total_P: np.ndarray
+    std: float
+    loud: float
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One federation with canaries, from outside, beside what its ledger says. ``left_TP``: looks less canaries."""
+
+    canaries: Canaries
+    looks: tuple[Look, ...]
+    left_TP: np.ndarray
+    asked: Mapping[int, np.ndarray]
+    events: tuple[ev.Event, ...]
+    findings: tuple[Finding, ...]
+
+    def unit_noise(self) -> np.ndarray | None:
+        """[T, P], standard normal by the claim; None where no noise is claimed."""
+        stds_T = np.array([look.std for look in self.looks])
+        return None if not stds_T.size or stds_T.min() <= 0 else self.left_TP / stds_T[:, None]
+
+
+@dataclass(frozen=True)
+class CanaryRounds:
+    """What the run was: its configuration as far as privacy goes, and the claim on its ledger."""
+
+    config: Config
+    opening: ev.RunOpened
+    rounds: int
+    num_parameters: int
+    make_app: MakeApp
+    make_spec: MakeSpec
+
+    def federate(self, seed: int, num_canaries: int) -> Observed:
+        """Real rounds on the in-process grid, on a ledger of their own, in a folder that is removed afterwards."""
+        population_U = np.arange(self.opening.population)
+        opposed = self.opening.neighbours == "replace-one"
+        generator = generator_for(seed, use="audit/canaries")
+        canaries = plant(num_canaries, population_U, self.num_parameters, generator, opposed)
+        config = canary_config(self.config, self.opening, self.rounds, seed)
+        grid = WatchedGrid(self.make_app(canaries, population_U), config.federation.num_supernodes)
+        deployment = Deployment(
+            self.make_spec(self.num_parameters),
+            np.zeros(self.num_parameters, np.float32),
+            {"none": np.zeros(1, np.float32)},
+        )
+        with tempfile.TemporaryDirectory(prefix="fedquilt-audit-") as folder:
+            run = RunFolder.create(folder, config)
+            result = run_federation(grid, config, deployment, run)
+            verdict = verify(run.path, sampling_source=_source(config), accountants=("rdp",))
+            book, _ = read_book(ledger_path(run.path))
+        events = tuple(book.events)
+        patches = _patches(grid.patches, result.rounds, result.patch_P)
+        looks = tuple(
+            _look(*pair, self.opening.expected_cohort, events, config, canaries) for pair in pairwise(patches)
+        )
+        total_TP, std_T = np.stack([look.total_P for look in looks]), [look.std for look in looks]
+        sent_TP = np.stack([_sent(look, canaries, grid.asked) for look in looks])
+        left_TP = total_TP - sent_TP
+        findings = (
+            *verdict.findings,
+            *_asked_as_recorded(grid.asked, events),
+            *noise.gain_complaints(total_TP, sent_TP, std_T),
+            *noise.complaints(left_TP, std_T),
+        )
+        return Observed(canaries, looks, left_TP, grid.asked, events, findings)
+
+
+def canary_config(config: Config, opening: ev.RunOpened, rounds: int, seed: int) -> Config:
+    """Sampler, noise, clipping, rules, nodes and wire of the run; nothing that follows a release or judges a model."""
+    federation = config.federation.model_dump() | {
+        "rounds": rounds,
+        "evaluate_every": 0,
+        "checkpoint_every": rounds,
+        "clipping_norm": opening.clipping_norm,
+    }
+    privacy = config.privacy.model_dump() | {
+        "epsilon": 0.0,
+        "budget_epsilon": 0.0,
+        "noise_multiplier": opening.noise_multiplier,
+        "delta": opening.delta,
+    }
+    optimizer = {"name": "sgd", "learning_rate": 1.0, "decay": 0.0}
+    return parse(
+        {"name": "audit", "seed": seed, "federation": federation, "privacy": privacy, "server_optimizer": optimizer}
+    )
+
+
+def _source(config: Config) -> Simulated | None:
+    return Simulated(config.seed) if config.privacy.randomness == "simulated" else None
+
+
+Dated = tuple[int, np.ndarray]
+
+
+def _patches(sent: Mapping[int, np.ndarray], rounds: int, last_P: np.ndarray) -> list[Dated]:
+    """(round, patch after it). A round that asked nobody shows its noise in the next patch that anyone is sent."""
+    between = [(round_ - 1, sent[round_]) for round_ in sorted(sent) if round_ > 1]
+    return [(0, np.zeros_like(last_P)), *between, (rounds, last_P)]
+
+
+def _look(
+    before: Dated, after: Dated, expected: float, events: Sequence[ev.Event], config: Config, canaries: Canaries
+) -> Look:
+    inside = [e for e in events if isinstance(e, ev.GaussianRelease) and before[0] < e.round_ <= after[0]]
+    total_P = (after[1].astype(np.float64) - before[1]) * expected
+    std = float(np.sqrt(sum((event.noise_multiplier * event.clipping_norm) ** 2 for event in inside)))
+    return Look(before[0], after[0], total_P, std, _loudness(config, inside[0].clipping_norm, canaries))
+
+
+def _sent(look: Look, canaries: Canaries, asked: Mapping[int, np.ndarray]) -> np.ndarray:
+    """What the canaries of its cohorts can have added, [P]: everything but the noise, if all is as it should be."""
+    asked_K = [asked[t] for t in range(look.first + 1, look.last + 1) if t in asked]
+    return canaries.total(np.concatenate([np.empty(0, np.int64), *asked_K]), look.loud)
+
+
+def _asked_as_recorded(asked: Mapping[int, np.ndarray], events: Sequence[ev.Event]) -> list[Finding]:
+    """Whom the cloud asked, on the wire, and whom the ledger says that it drew."""
+    recorded = {event.round_: event.cohort_hash for event in events if isinstance(event, ev.GaussianRelease)}
+    nobody = ev.ids_hash(np.empty(0, np.int64))
+    wrong = [t for t, digest in recorded.items() if ev.ids_hash(asked[t]) != digest] if len(asked) else []
+    wrong = [t for t in wrong if t in asked or recorded[t] != nobody]
+    return [Finding("sampling", f"round {t} asked other users than the ledger records") for t in wrong[:1]]
+
+
+def _loudness(config: Config, clipping_norm: float, canaries: Canaries) -> float:
+    """Norm of a canary's row after all that the run's rules do to a row of their own."""
+    inside = replace(canaries, in_M=np.ones(len(canaries), bool))
+    row = torch.from_numpy(clip_rows(inside.rows(inside.ids_M[:1], 2 * clipping_norm), clipping_norm)[0])
+    for own_rows in require_private(config):
+        row = own_rows(row)
+    return float(np.linalg.norm(clip_rows(row.numpy(), clipping_norm)[0].astype(np.float64)))
