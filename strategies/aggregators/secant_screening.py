@@ -1,0 +1,112 @@
+"""Secant screening: senders whose updates answer to the patch's moves the wrong way round are left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from fedquilt.seeds import key_for
+from strategies.distances import nearest, squared_distances
+from strategies.pre_rules.adaptive_clipping import AdaptiveClipping
+from strategies.rows import norms, weighted_sum
+from strategies.rules import AGGREGATORS, RoundContext, State, require_count, require_number, require_users
+from strategies.secants import Secants, observe, of_senders, recall
+
+
+@AGGREGATORS.register("secant-screening")
+@dataclass(frozen=True)
+class SecantScreening:
+    """Up to f users are left out for what their updates did over past rounds; the others are clipped
+    (``adaptive-clipping``), mixed with their nearest (``nearest-neighbour-mixing``) and averaged.  O(K²·P).
+
+    A user's answer is -Σ Δu·Δw / Σ |Δu| |Δw|: gaps of its update and of the patch from their running means, summed with
+    a ``memory`` below 1. It is positive for the update of any convex loss, and reversed for -c times the others' mean.
+    Left out are the lowest, if below ``share`` of the median answer, among users seen in ``warm_up`` rounds; nobody as
+    long as the median is not above 0. Clipping and mixing withstand the rest of f.
+
+    Of every user ever seen the state holds 2 numbers for each of at most ``num_coordinates`` drawn coordinates. Server
+    steps other than plain addition blunt the answers. A user who copies a convex loss with a bad minimum passes.
+    Needs K > 2f; f = 0 is the mean.
+    """
+
+    num_byzantine: int = 1
+    share: float = 0.25
+    pace: float = 0.1
+    memory: float = 0.99
+    warm_up: int = 15
+    num_coordinates: int = 4096
+    seed: int = 0
+    client_ids_K: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    source = "fedquilt, after FLDetector (Zhang et al. 2022, arXiv:2207.09209)"
+    cost = "K²·P"
+    sensitivity = None
+    breakdown = 0.5
+    scale = True
+
+    def __post_init__(self) -> None:
+        require_count("num_byzantine", self.num_byzantine)
+        for name in ("warm_up", "num_coordinates"):
+            require_count(name, getattr(self, name), least=1)
+        for name in ("pace", "memory"):
+            require_number(name, getattr(self, name))
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be at most 1, got {getattr(self, name)!r}")
+        require_number("share", self.share, above=-1.0)
+
+    def needs(self, num_byzantine: int) -> int:
+        return 2 * num_byzantine + 1
+
+    def in_round(self, context: RoundContext) -> SecantScreening:
+        seed = key_for(context.run_seed, 0, 0, "secant-screening") >> 1  # of the run: coordinates stay the same
+        return replace(self, seed=seed, client_ids_K=context.client_ids_K)
+
+    def __call__(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        return self.step(updates_KP, weights_K, state)[0]
+
+    def step(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        given_K, seen = self._judge(updates_KP, state)
+        update_P = weighted_sum(given_K, updates_KP)
+        position_B = seen.position_B + update_P.numpy()[self._drawn(len(update_P))]
+        return update_P, replace(seen, position_B=position_B.astype(np.float32)).stored()
+
+    def row_weights(self, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State) -> torch.Tensor:
+        return self._judge(updates_KP, state)[0]
+
+    def _judge(self, updates_KP: torch.Tensor, state: State) -> tuple[torch.Tensor, Secants]:
+        k, drawn = require_users(self, updates_KP), self._drawn(updates_KP.shape[1])
+        ids_K = np.arange(k) if self.client_ids_K is None else self.client_ids_K
+        seen = observe(recall(state, len(drawn)), ids_K, updates_KP.numpy()[:, drawn], self.pace, self.memory)
+        kept = torch.from_numpy(np.flatnonzero(~self._left_out(seen, ids_K)))
+        left_f = self.num_byzantine - (k - len(kept))
+        given_K = torch.zeros(k, dtype=updates_KP.dtype)
+        given_K[kept] = _mixed_weights(updates_KP[kept], left_f) if left_f else torch.tensor(1 / len(kept)).to(given_K)
+        return given_K, seen
+
+    def _left_out(self, seen: Secants, ids_K: np.ndarray) -> np.ndarray:
+        answers_K, out_K = of_senders(seen, seen.answers_C, ids_K), np.zeros(len(ids_K), bool)
+        judged = np.flatnonzero(of_senders(seen, seen.rounds_C, ids_K) > self.warm_up)
+        middle = float(np.median(answers_K[judged])) if 2 * len(judged) > len(ids_K) else 0.0
+        if middle > 0:
+            lowest = judged[np.argsort(answers_K[judged], kind="stable")[: self.num_byzantine]]
+            out_K[lowest] = answers_K[lowest] < self.share * middle
+        return out_K
+
+    def _drawn(self, num_parameters: int) -> np.ndarray:
+        if num_parameters <= self.num_coordinates:
+            return np.arange(num_parameters)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(num_parameters, generator=generator)[: self.num_coordinates].sort().values.numpy()
+
+
+def _mixed_weights(updates_KP: torch.Tensor, f: int) -> torch.Tensor:
+    """[K]: how much each row counts in the mean of mixed, clipped rows."""
+    k, even_K = len(updates_KP), torch.full((len(updates_KP),), 1 / len(updates_KP))
+    clipped_KP, _, _ = AdaptiveClipping(f)(updates_KP, even_K, RoundContext())
+    chosen = nearest(squared_distances(clipped_KP), k - f)
+    counts_K = torch.from_numpy(np.bincount(chosen.ravel(), minlength=k)).to(torch.float64) / (k * (k - f))
+    before_K, after_K = norms(updates_KP), norms(clipped_KP)
+    factor_K = torch.where(before_K > 0, after_K / before_K.clamp(min=1e-300), torch.ones_like(before_K))
+    return (counts_K * factor_K).to(updates_KP.dtype)
