@@ -12,6 +12,7 @@ from client.task import LocalTask, TaskFactory
 from fedquilt import wire
 from fedquilt.config import Config
 from fedquilt.errors import FedquiltError
+from fedquilt.wire_shares import SharesReply, write_shares_reply
 
 
 def make_client_app(task_factory: TaskFactory) -> ClientApp:
@@ -29,7 +30,8 @@ def make_client_app(task_factory: TaskFactory) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         def work(content: RecordDict) -> RecordDict:
             order = wire.read_train_order(content)
-            return wire.write_train_reply(node.node_for(order.standing, context, task_factory).train(order))
+            reply = node.node_for(order.standing, context, task_factory).train(order)
+            return write_shares_reply(reply) if isinstance(reply, SharesReply) else wire.write_train_reply(reply)
 
         return _answer(message, work)
 

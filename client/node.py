@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,12 +19,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from client.privatise import privatise
+from client.device_ledger import DeviceLedger, device_event
+from client.noise import private_reply
+from client.privatise import OVER_LIMIT, privatise
 from client.store import PersonalStore
-from client.task import LocalTask, TaskFactory
+from client.task import LocalTask, LocalUpdates, TaskFactory
 from fedquilt.code import code_hash
 from fedquilt.config import Config, parse
-from fedquilt.errors import ConfigError, FedquiltError, SpecMismatchError
+from fedquilt.errors import ConfigError, FedquiltError, PrivacyError, SpecMismatchError
+from fedquilt.privacy.keys import kept_secret
+from fedquilt.privacy.randomness import Simulated, Source
+from fedquilt.privacy.terms import Terms
 from fedquilt.runs import replace_file
 from fedquilt.wire import (
     DeployOrder,
@@ -36,6 +41,7 @@ from fedquilt.wire import (
     TrainReply,
     arrays_hash,
 )
+from fedquilt.wire_shares import SharesReply
 
 STATE = "fedquilt"  # record in Flower's per-node state that names a simulated node's folder
 MAX_DEPLOYMENTS = 2  # kept in one process; an older one is built again from disk when it is next asked
@@ -52,24 +58,84 @@ class Node:
     task: LocalTask
     store: PersonalStore
     config: Config
+    ledger: DeviceLedger
 
     @cached_property
     def hosted_U(self) -> np.ndarray:
         return np.sort(np.asarray(self.task.client_ids_U, np.int64))
 
-    def train(self, order: TrainOrder) -> TrainReply:
+    def train(self, order: TrainOrder) -> TrainReply | SharesReply:
         self._require_hosted(order.client_ids_K)
         self._require_patch(order.patch_P, order.standing.spec_hash)
-        ids_K, round_ = order.client_ids_K, order.round_
-        personal_KR = self.store.read(ids_K, before_round=round_)
-        local = self.task.train(ids_K, order.patch_P, personal_KR, round_, self.config.seed)
+        if self.config.privacy.mode != "none" or self.ledger.limit:
+            return self._train_privately(order, self._terms(order))
+        local = self._work(order, order.client_ids_K)
         federation = self.config.federation
         reply, taking_part_K = privatise(
-            local, ids_K, federation.clipping_norm, round_, order.standing.spec_hash, federation.upload_entries
+            local,
+            order.client_ids_K,
+            federation.clipping_norm,
+            order.round_,
+            order.standing.spec_hash,
+            federation.upload_entries,
         )
-        if local.personal_KR is not None:
-            self.store.write(ids_K[taking_part_K], round_, local.personal_KR[taking_part_K], order.settled_round)
+        self._keep_personal(order, order.client_ids_K, local, taking_part_K)
         return reply
+
+    def _train_privately(self, order: TrainOrder, terms: Terms) -> TrainReply | SharesReply:
+        """Users with room in their budget work; what they send is on the device's ledger before it leaves."""
+        all_K, dimension = order.client_ids_K, len(order.patch_P)
+        admitted_K = self.ledger.admit(device_event(terms, order.round_, all_K, dimension), all_K)
+        ids_K = all_K[admitted_K]
+        local = self._work(order, ids_K)
+        sent = private_reply(
+            local,
+            ids_K,
+            terms,
+            order.round_,
+            order.standing.spec_hash,
+            self.config.federation.upload_entries,
+            self._source(terms),
+        )
+        theirs_K = sent.reply.client_ids_K
+        self.ledger.record(device_event(terms, order.round_, theirs_K, dimension, sent.digest), theirs_K)
+        self._keep_personal(order, ids_K, local, sent.taking_part_K)
+        refused_D = all_K[~admitted_K]
+        return replace(
+            sent.reply,
+            declined_D=np.concatenate([sent.reply.declined_D, refused_D]),
+            declined_why_D=np.concatenate([sent.reply.declined_why_D, np.full(len(refused_D), OVER_LIMIT)]),
+        )
+
+    def _terms(self, order: TrainOrder) -> Terms:
+        mode = self.config.privacy.mode
+        if not order.terms:
+            raise PrivacyError(
+                f"the order says nothing of the noise that covers it, and privacy.mode is {mode!r}"
+                + (f" with a limit of epsilon {self.ledger.limit:g} on this device" if self.ledger.limit else "")
+                + ": nothing is sent"
+            )
+        terms = Terms.from_json(order.terms)
+        if terms.mode != mode:
+            raise PrivacyError(f"the order is for privacy mode {terms.mode!r}, the deployment for {mode!r}: refused")
+        return terms
+
+    def _source(self, terms: Terms) -> Source:
+        """Of the device's own noise: no other device, and not the cloud, can draw it again from a secret key."""
+        if terms.randomness == "simulated":
+            return Simulated(self.config.seed)
+        return kept_secret(self.ledger.path.with_suffix(".key"), new=True)
+
+    def _work(self, order: TrainOrder, ids_K: np.ndarray) -> LocalUpdates:
+        personal_KR = self.store.read(ids_K, before_round=order.round_)
+        return self.task.train(ids_K, order.patch_P, personal_KR, order.round_, self.config.seed)
+
+    def _keep_personal(
+        self, order: TrainOrder, ids_K: np.ndarray, local: LocalUpdates, taking_part_K: np.ndarray
+    ) -> None:
+        if local.personal_KR is not None:
+            rows_KR = local.personal_KR[taking_part_K]
+            self.store.write(ids_K[taking_part_K], order.round_, rows_KR, order.settled_round)
 
     def evaluate(self, order: EvaluateOrder) -> EvaluateReply:
         ids_K = self.hosted_U if order.client_ids_K is None else order.client_ids_K
@@ -143,7 +209,9 @@ def _node(held: Deployment, context: Context, factory: TaskFactory, folder: Path
         task = factory(held.config, partition_id, num_partitions)
         task.install(held.base)
         store = PersonalStore(folder, partition_id, task.spec.hash, task.personal_size)
-        held.nodes[partition_id] = Node(task, store, held.config)
+        limit = float(context.node_config.get("device-epsilon", 0)) or held.config.privacy.device_epsilon
+        ledger = DeviceLedger(folder / f"privacy-{partition_id:05d}.sqlite", limit)
+        held.nodes[partition_id] = Node(task, store, held.config, ledger)
     return held.nodes[partition_id]
 
 

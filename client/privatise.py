@@ -11,7 +11,7 @@ from fedquilt.errors import FederationError
 from fedquilt.privacy.clipping import clip_rows
 from fedquilt.wire import TrainReply
 
-NOT_FINITE, NO_EXAMPLES = 1, 2  # keys of fedquilt.wire.DECLINED
+NOT_FINITE, NO_EXAMPLES, OVER_LIMIT = 1, 2, 3  # keys of fedquilt.wire.DECLINED
 _ROWS_AT_ONCE = 16  # in the search for the largest entries: they stay in the cache
 
 
@@ -27,7 +27,7 @@ def privatise(
 
     Of each row the ``upload_entries`` largest entries are sent, where that is fewer than all (0: all).
     """
-    _require_rows(local, len(client_ids_K))
+    require_rows(local, len(client_ids_K))
     updates_KP = np.ascontiguousarray(local.updates_KP, np.float32)
     clipped_KP, norms_K = clip_rows(updates_KP, clipping_norm, in_place=updates_KP.flags.writeable)
     num_examples_K = np.asarray(local.num_examples_K).astype(np.int64)
@@ -62,7 +62,7 @@ def largest(rows_KP: np.ndarray, count: int) -> np.ndarray:
     return places_KS
 
 
-def _require_rows(local: LocalUpdates, k: int) -> None:
+def require_rows(local: LocalUpdates, k: int) -> None:
     sizes = {"updates_KP": len(local.updates_KP), "num_examples_K": len(local.num_examples_K)}
     sizes |= {name: len(values) for name, values in local.metrics.items()}
     if local.personal_KR is not None:

@@ -23,7 +23,11 @@ from fedquilt.types import PatchSpec
 
 DEPLOY, TRAIN, EVALUATE = "query.deploy", "train", "evaluate"  # Flower message types
 REFUSED = 1000  # error code of a node that understood an order and refuses it; Flower's own codes are below 100
-DECLINED = {1: "the device's update was not finite", 2: "the device had no examples"}
+DECLINED = {
+    1: "the device's update was not finite",
+    2: "the device had no examples",
+    3: "the device's own privacy budget is spent",
+}
 MAX_METRICS, MAX_NAME = 64, 100
 
 T = TypeVar("T")
@@ -65,13 +69,17 @@ class Standing:
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """``settled_round``: a resume goes back to this round at the furthest, so older personal patches may go."""
+    """``settled_round``: a resume goes back to this round at the furthest, so older personal patches may go.
+
+    ``terms``: text of ``fedquilt.privacy.terms.Terms``; empty without privacy.
+    """
 
     standing: Standing
     round_: int
     settled_round: int
     client_ids_K: np.ndarray
     patch_P: np.ndarray
+    terms: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,7 @@ def read_deploy_reply(content: RecordDict) -> DeployReply:
 
 def write_train_order(order: TrainOrder) -> RecordDict:
     facts = _standing_facts(order.standing) | {"round": order.round_, "settled-round": order.settled_round}
+    facts |= {"privacy": order.terms} if order.terms else {}
     arrays = _arrays({"client-ids": order.client_ids_K.astype(np.int64), "patch": order.patch_P.astype(np.float32)})
     return RecordDict({"facts": ConfigRecord(facts), "arrays": arrays})
 
@@ -170,6 +179,7 @@ def read_train_order(content: RecordDict) -> TrainOrder:
         settled_round=facts.integer("settled-round"),
         client_ids_K=read_array(content, "arrays", "client-ids", np.int64, (None,)),
         patch_P=read_array(content, "arrays", "patch", np.float32, (None,)).copy(),
+        terms=facts.text("privacy") if "privacy" in facts else "",
     )
 
 
@@ -312,6 +322,9 @@ class Facts:
 
     def integer(self, key: str) -> int:
         return self._get(key, int)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._record
 
     def _get(self, key: str, kind: type[T]) -> T:
         value: Any = self._record.get(key)

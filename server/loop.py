@@ -128,7 +128,9 @@ class _Federation:
         heads = [str(record.get("privacy_head", "")) for record in self.run.records("round")]
         heads += [checkpoint.privacy_head] if checkpoint else []
         last_done = checkpoint.round_ if checkpoint else 0
-        self.strategy.central = open_rounds(self.config, self.run, self.grid, population_U, last_done, heads)
+        size = self.strategy.spec.num_parameters
+        found = (self.run, self.grid, population_U, last_done, heads)
+        self.strategy.private = open_rounds(self.config, *found, size)
 
     def _tell_of_other_code(self, checkpoint: Checkpoint) -> None:
         """Allowed, as a fix may be why the run is resumed; but it may no longer end with the same bits."""
@@ -208,7 +210,7 @@ class _Federation:
             population_hash=self.population_hash,
             ledger_lines=self.num_draws,
             code_hash=code_hash(),
-            privacy_head=str(self.strategy.central.gate.ledger.head()) if self.strategy.central else "",
+            privacy_head=self.strategy.private.head if self.strategy.private else "",
             optimizer_state=self.strategy.state.optimizer,
             rule_state=self.strategy.state.rule,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,23 @@ from fedquilt.config import Config
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.accountants import ACCOUNTANTS, compose
 from fedquilt.privacy.book import read_book
-from fedquilt.privacy.events import BudgetRaised, Deviation, GaussianRelease, RunOpened, RunResumed, Sampler, ids_hash
+from fedquilt.privacy.events import BudgetRaised, Deviation, RunOpened, RunResumed, ids_hash
 from fedquilt.privacy.filter import Budget, PrivacyFilter
 from fedquilt.privacy.gate import Gate
+from fedquilt.privacy.keys import KEY, kept_secret, rename_durably
 from fedquilt.privacy.ledger import FILE, Head, Ledger
-from fedquilt.privacy.plan import delta_for, plan_noise, sampler_for
-from fedquilt.privacy.randomness import Secret, Simulated, Source, commitment
+from fedquilt.privacy.plan import delta_for
+from fedquilt.privacy.population import PopulationBudget
+from fedquilt.privacy.randomness import Simulated, Source, commitment
 from fedquilt.privacy.samplers import SamplingPlan
+from fedquilt.privacy.sampling import share_of
 from fedquilt.privacy.verify import budget_of
 from fedquilt.runs import RunFolder
 from server.in_process import InProcessGrid
-from strategies.central import CentralRounds, require_private
+from server.mechanisms import Target, make_rounds, mode_of, require_mode, sampler_of
+from strategies.private import PrivateRounds
 
-KEY = "privacy.key"
+__all__ = ["KEY", "open_rounds", "raise_budget", "require_deployable", "require_possible", "summary"]
 _SIMULATED = ("InMemoryGrid",)  # Flower's own engine for simulations, by name: importing it loads Ray
 _OUTSIDE = (
     "outside the guarantee: the cloud's own model, trained on clicks that the cloud holds already; evaluation tables;"
@@ -41,12 +44,7 @@ def require_possible(config: Config) -> None:
     privacy = config.privacy
     if privacy.mode == "none":
         return
-    require_private(config)
-    if bool(privacy.noise_multiplier) == bool(privacy.epsilon):
-        raise PrivacyError(
-            f"privacy.mode = {privacy.mode!r} takes privacy.noise_multiplier or privacy.epsilon (the noise is then"
-            f" planned), exactly one of them above 0; got {privacy.noise_multiplier:g} and {privacy.epsilon:g}"
-        )
+    require_mode(config)
 
 
 def require_deployable(config: Config, grid: Grid) -> None:
@@ -63,8 +61,14 @@ def require_deployable(config: Config, grid: Grid) -> None:
 
 
 def open_rounds(
-    config: Config, run: RunFolder, grid: Grid, population_U: np.ndarray, round_: int, heads: Iterable[str]
-) -> CentralRounds:
+    config: Config,
+    run: RunFolder,
+    grid: Grid,
+    population_U: np.ndarray,
+    round_: int,
+    heads: Iterable[str],
+    num_parameters: int,
+) -> PrivateRounds:
     """The run's private rounds after ``round_``: on a new ledger, or on the one that holds every head of ``heads``.
 
     LedgerError where the ledger is missing, damaged, or older than what the run remembers of it.
@@ -79,58 +83,67 @@ def open_rounds(
                 f"{path} is missing, and the run has released rounds already ({remembered[-1][:24]}): bring back the"
                 " ledger; without it nothing more is released"
             )
-        _begin(path, config, population_U, _source(config, run, new=True))
+        _begin(path, config, population_U, _source(config, run, new=True), num_parameters)
     ledger = Ledger.open(path)
     for head in remembered:
         ledger.require_contains(Head.parse(head))
     opening, source = _opening(ledger), _source(config, run, new=False)
     if commitment(source) != opening.sampling_commitment or ids_hash(population_U) != opening.population_hash:
         raise LedgerError(f"{path} was begun with another key, seed or population: nothing is released")
-    if len(ledger.events()) > _NUM_OPENING:
+    if len(ledger.events()) > 1 + len(_remarks(config)):
         ledger.append(RunResumed(opening.run, round_, config.hash(), code_hash()))
     budget = budget_of(ledger.events())
     limits = [] if budget is None else [Budget(budget, opening.delta, opening.population)]
-    gate = Gate(ledger, [PrivacyFilter(limit, past=ledger.events()) for limit in limits])
-    plan = SamplingPlan(opening.sampler, population_U, source)
-    named = config.federation.aggregator
-    rule = "mean" if named == "weighted-mean" else named  # all weights are equal
-    noise = opening.noise_multiplier
-    return CentralRounds(opening.run, plan, gate, noise, opening.clipping_norm, rule, require_private(config))
+    filters = [PrivacyFilter(limit, opening.accountant, ledger.events()) for limit in limits]
+    shared = _population(config, opening, population_U)
+    gate = Gate(ledger, filters, opening.accountant, shared)
+    return make_rounds(config, opening, SamplingPlan(opening.sampler, population_U, source), gate, path, num_parameters)
 
 
-_NUM_OPENING = 2
+def _population(config: Config, opening: RunOpened, population_U: np.ndarray) -> PopulationBudget | None:
+    privacy = config.privacy
+    if not privacy.population:
+        return None
+    return PopulationBudget.open(Path(privacy.population), privacy.population_epsilon, opening.delta, population_U)
 
 
-def _begin(path: Path, config: Config, population_U: np.ndarray, source: Source) -> None:
+def _remarks(config: Config) -> tuple[str, ...]:
+    return (_OUTSIDE, *mode_of(config).remarks)
+
+
+def _begin(path: Path, config: Config, population_U: np.ndarray, source: Source, num_parameters: int) -> None:
     """A whole ledger with its opening, or none: written beside and renamed, as a kill must leave no half of it."""
     beside = path.with_name(f"{path.name}.new")
     for left in (beside, beside.with_name(f"{beside.name}-journal")):
         left.unlink(missing_ok=True)
     ledger = Ledger.create(beside)
-    opening = _claim(config, population_U, source)
+    opening = _claim(config, population_U, source, num_parameters)
     ledger.append(opening, population_U)
-    ledger.append(Deviation(opening.run, 0, _OUTSIDE))
+    for text in _remarks(config):
+        ledger.append(Deviation(opening.run, 0, text))
     ledger.close()
-    _rename(beside, path)
+    rename_durably(beside, path)
 
 
-def _claim(config: Config, population_U: np.ndarray, source: Source) -> RunOpened:
-    privacy, users = config.privacy, len(population_U)
+def _claim(config: Config, population_U: np.ndarray, source: Source, num_parameters: int) -> RunOpened:
+    privacy, users, mode = config.privacy, len(population_U), mode_of(config)
     delta = delta_for(privacy.delta or None, users)
-    sampler = _sampler(config, users)
-    noise = privacy.noise_multiplier or _planned(config, sampler, users, delta)
+    sampler = sampler_of(config, users)
+    noise = privacy.noise_multiplier or mode.planned(Target(config, sampler, users, delta, num_parameters))
     return RunOpened(
-        run=f"{config.name}-{config.hash()}",  # not the folder's name: equal simulations shall have equal noise
+        run=_name(config, source),
         round_=0,
         population=users,
         population_hash=ids_hash(population_U),
         sampler=sampler,
         noise_multiplier=noise,
         clipping_norm=config.federation.clipping_norm,
-        expected_cohort=sampler.rate * users,
+        expected_cohort=share_of(sampler) * users,
         delta=delta,
         budget_epsilon=privacy.budget_epsilon or privacy.epsilon or None,
-        neighbours="replace-one" if sampler.kind == "fixed-size" else "add-or-remove",
+        accountant=mode.accountant,
+        mechanism=privacy.mode,
+        neighbours="replace-one" if sampler.kind == "fixed-size" or privacy.mode == "local" else "add-or-remove",
         randomness=source.kind,
         sampling_commitment=commitment(source),
         config_hash=config.hash(),
@@ -138,47 +151,17 @@ def _claim(config: Config, population_U: np.ndarray, source: Source) -> RunOpene
     )
 
 
-def _sampler(config: Config, users: int) -> Sampler:
-    kind = {"fixed": "fixed-size"}.get(config.privacy.sampler, config.privacy.sampler)
-    return sampler_for(kind, min(config.federation.cohort_size, users), users)
-
-
-def _planned(config: Config, sampler: Sampler, users: int, delta: float) -> float:
-    rounds = max(config.federation.rounds, 1)
-    return plan_noise(config.privacy.epsilon, sampler, rounds, users, delta).noise_multiplier
+def _name(config: Config, source: Source) -> str:
+    """Not the folder's: equal simulations shall have equal noise. Runs with secrets are told apart by them."""
+    own = f"-{commitment(source)[:8]}" if source.kind == "secret" else ""
+    return f"{config.name}-{config.hash()}{own}"
 
 
 def _source(config: Config, run: RunFolder, new: bool) -> Source:
     """A resumed run needs the key it began with: else its cohorts and noise would be others, and charged again."""
     if config.privacy.randomness == "simulated":
         return Simulated(config.seed)
-    path = run.path / KEY
-    if not path.exists():
-        if not new:
-            raise PrivacyError(f"{path} is missing: bring back the key that the run began with, or start a new run")
-        _write_key(path, Secret.new().key)
-    return Secret(path.read_bytes())
-
-
-def _write_key(path: Path, key: bytes) -> None:
-    """Whole or not at all, and never readable by others."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(descriptor)
-    _rename(beside, path)
-
-
-def _rename(beside: Path, path: Path) -> None:
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    return kept_secret(run.path / KEY, new)
 
 
 def _opening(ledger: Ledger) -> RunOpened:
@@ -214,7 +197,7 @@ def summary(run: RunFolder) -> dict[str, Any] | None:
     opening = book.opening
     if findings or opening is None:
         raise LedgerError(f"{run.path / FILE}: {findings[0].text if findings else 'no run-opened event'}")
-    rounds = {event.round_ for event in book.events if isinstance(event, GaussianRelease)}
+    rounds = {event.round_ for event in book.events if event.releases}
     return {
         "mode": opening.mechanism,
         "epsilon": ACCOUNTANTS[opening.accountant].epsilon(compose(book.events).counts, opening.delta),

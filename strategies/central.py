@@ -7,79 +7,111 @@ replies, or none, end no round: whether users answer may depend on them, so the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 
 from fedquilt.config import Config
 from fedquilt.errors import PrivacyError
-from fedquilt.privacy.clipping import clip_rows
-from fedquilt.privacy.events import GaussianRelease
-from fedquilt.privacy.gate import Gate
-from fedquilt.privacy.mechanisms import digest_of, noised_mean, require_proven
-from fedquilt.privacy.samplers import Drawn, SamplingPlan
+from fedquilt.privacy.accountants import joint
+from fedquilt.privacy.events import AdaptiveClip, GaussianRelease
+from fedquilt.privacy.mechanisms import QuantileClip, digest_of, noised_mean, require_proven, split_noise
+from fedquilt.privacy.samplers import Drawn
+from fedquilt.privacy.terms import WITHIN, Terms
 from strategies.aggregation import make_aggregation
-
-OwnRows = Callable[[torch.Tensor], torch.Tensor]
+from strategies.pipeline import Usable
+from strategies.private import Common, OwnRows, Released, own_clipped
 
 
 @dataclass(frozen=True)
-class Released:
-    """What left: float32 [P], the digest that its event holds, and the ledger's head with that event."""
+class Adaptive:
+    """The clipping norm follows a quantile; ``noise_multiplier``: std of the noise on the count / its bound 1/2."""
 
-    update_P: np.ndarray
-    digest: str
-    head: str
+    clip: QuantileClip
+    noise_multiplier: float
 
 
 @dataclass
-class CentralRounds:
-    """One run's rounds. ``run`` is the name in the ledger, which keys the noise too."""
+class CentralRounds(Common):
+    """``noise_multiplier`` is that of a whole round: with ``adaptive``, update and count together cost no more."""
 
-    run: str
-    plan: SamplingPlan
-    gate: Gate
-    noise_multiplier: float
-    clipping_norm: float
     rule: str = "mean"
     own_rows: tuple[OwnRows, ...] = ()
-    _drawn: Drawn | None = field(default=None, repr=False)
+    adaptive: Adaptive | None = None
+    _norms: dict[int, float] = field(default_factory=dict, repr=False)
+    takes: ClassVar[Literal["sum", "rows", "shares"]] = "sum"
+
+    def __post_init__(self) -> None:
+        for event in self.gate.ledger.events() if self.adaptive else ():
+            if isinstance(event, AdaptiveClip):
+                self._norms[event.round_] = event.next_norm
 
     def begin(self, round_: int) -> np.ndarray:
-        """The cohort, sorted ids [K]; it may be empty. BudgetExceededError before anything is sent."""
-        drawn = self.plan.draw(round_)
-        self.gate.require_admission(self._event(drawn))
-        self._drawn = drawn
+        drawn = self.draw(round_)
+        counted = self.adaptive.noise_multiplier if self.adaptive else None
+        noise = self._update_noise if counted is None else joint(self._update_noise, counted)
+        self.gate.require_admission(replace(self._event(drawn), noise_multiplier=noise))
+        self.drawn = drawn
         return drawn.cohort_K
 
-    def release(self, round_: int, updates_KP: np.ndarray) -> Released:
+    def terms(self, round_: int) -> Terms:
+        norm, told = self.norm_of(round_), self.adaptive is not None
+        return Terms(self.run, "central", norm, self.noise_multiplier, self.delta, self.head, adaptive=told,
+                     randomness=self.plan.source.kind)  # fmt: skip
+
+    def row_bound(self, num_parameters: int) -> float:
+        return self.clipping_norm if self.drawn is None else self.norm_of(self.drawn.round_)
+
+    def release(self, round_: int, usable: Usable) -> Released:
         """(Σ own rows, clipped, + N(0, (z C)² I)) / expected cohort, after its event is on disk.
 
-        ``updates_KP``: usable rows of users of the round's cohort, any number of them.
+        ``usable``: rows of users of the round's cohort, any number of them.
         """
-        drawn = self._drawn
-        if drawn is None or drawn.round_ != round_:
-            raise PrivacyError(f"round {round_}: no cohort was drawn for it, so nothing can be accounted for")
-        rows_KP, source = self._rows(updates_KP), self.plan.source
+        drawn, source = self.of_round(round_), self.plan.source
+        rows_KP = own_clipped(usable.updates_KP, self.own_rows, self.norm_of(round_))
         made_P = self.gate.release(
             self._event(drawn),
             lambda event: noised_mean(rows_KP, cast("GaussianRelease", event), source),
             drawn.cohort_K,
         )
-        return Released(made_P.astype(np.float32), digest_of(made_P), str(self.gate.ledger.head()))
+        notes = (self._follow(drawn, usable),) if self.adaptive else ()
+        return Released(made_P.astype(np.float32), digest_of(made_P), self.head, notes)
 
-    def _rows(self, updates_KP: np.ndarray) -> np.ndarray:
-        rows = torch.from_numpy(np.array(updates_KP, np.float32))
-        for own_rows in self.own_rows:
-            rows = own_rows(rows)
-        return clip_rows(rows.numpy(), self.clipping_norm)[0]
+    def norm_of(self, round_: int) -> float:
+        """The clipping norm of a round: the one that the last count before it led to."""
+        before = [done for done in self._norms if done < round_]
+        return self._norms[max(before)] if before else self.clipping_norm
+
+    @property
+    def _update_noise(self) -> float:
+        if self.adaptive is None:
+            return self.noise_multiplier
+        return split_noise(self.noise_multiplier, self.adaptive.noise_multiplier)
 
     def _event(self, drawn: Drawn) -> GaussianRelease:
-        facts = {"randomness": self.plan.source.kind, "rule": self.rule}
-        return drawn.release(GaussianRelease, self.run, self.noise_multiplier, self.clipping_norm, **facts)
+        norm = self.norm_of(drawn.round_)
+        return drawn.release(GaussianRelease, self.run, self._update_noise, norm, rule=self.rule, **self.facts())
+
+    def _follow(self, drawn: Drawn, usable: Usable) -> str:
+        """The noisy count of rows that were not cut; -> what the round's record says of it."""
+        assert self.adaptive is not None  # asked for only then
+        clip, norm = self.adaptive.clip, self.norm_of(drawn.round_)
+        facts: dict[str, Any] = {"quantile": clip.quantile, **self.facts()}
+        event = drawn.release(AdaptiveClip, self.run, self.adaptive.noise_multiplier, 0.5, **facts)
+        following = clip.next_norm_of(within(usable, norm), norm, event, self.plan.source)
+        self.gate.release(replace(event, next_norm=following), lambda _: np.array([following]), drawn.cohort_K)
+        self._norms[drawn.round_] = following
+        return f"clipping norm {norm:.4g}, next {following:.4g}"
+
+
+def within(usable: Usable, clipping_norm: float) -> np.ndarray:
+    """bool [K]: what devices say of their rows; where a node says nothing, what its rows look like."""
+    told_K = usable.metrics.get(WITHIN)
+    if told_K is None:
+        return usable.norms_K < clipping_norm * (1 - 2.0**-10)
+    return np.asarray(told_K > 0.5)  # not a number counts as cut
 
 
 def require_private(config: Config) -> tuple[OwnRows, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import INFO
 from pathlib import Path
 from typing import TypeVar, final
@@ -20,11 +20,13 @@ from fedquilt.code import code_hash
 from fedquilt.config import Config
 from fedquilt.errors import FederationError, PrivacyError
 from fedquilt.types import PatchSpec
+from fedquilt.wire_shares import SharesReply, read_shares_reply
 from strategies.aggregation import make_aggregation, needs_root
-from strategies.central import CentralRounds
 from strategies.cohort import Draw, Witness, draw_cohort, ids_digest
+from strategies.distributed import collect_shares
 from strategies.evaluation import Evaluation, Examine, put_together, unexamined
 from strategies.pipeline import NodeAnswer, RowBuffer, Step, Usable, advance, collect, weights_for
+from strategies.private import PrivateRounds
 from strategies.report import RoundReport, report_release, report_round, require_enough
 from strategies.roster import Roster, failure, read_roster, wait_for_nodes
 from strategies.rules import RoundContext, State, make_optimizer
@@ -88,7 +90,7 @@ class PatchStrategy(Strategy):
         self.state = StrategyState(self.optimizer.initial_state(spec.num_parameters))
         self.settled_round: int | None = None  # None: the round before, for a loop that never goes back
         self.roster: Roster | None = None
-        self.central: CentralRounds | None = None  # set once the population is known, where privacy.mode is central
+        self.private: PrivateRounds | None = None  # set once the population is known, unless privacy.mode is none
         self.report: RoundReport | None = None
         self.evaluation: Evaluation | None = None
         self._device_folder = str(Path(device_folder).absolute()) if device_folder else ""
@@ -141,8 +143,8 @@ class PatchStrategy(Strategy):
         return messages
 
     def _draw(self, round_: int, roster: Roster) -> tuple[np.ndarray, Draw]:
-        if self.central is not None:
-            cohort_K = self.central.begin(round_)
+        if self.private is not None:
+            cohort_K = self.private.begin(round_)
             return cohort_K, Draw(round_, "privacy/cohort", 0, ids_digest(cohort_K))  # a key may be secret
         if self.config.privacy.mode != "none":
             raise PrivacyError(
@@ -153,7 +155,8 @@ class PatchStrategy(Strategy):
 
     def _train_message(self, round_: int, node: int, client_ids_K: np.ndarray) -> Message:
         settled = max(round_ - 1, 0) if self.settled_round is None else self.settled_round
-        order = wire.TrainOrder(self._standing, round_, settled, client_ids_K, self._patch_P)
+        terms = self.private.terms(round_).to_json() if self.private else ""
+        order = wire.TrainOrder(self._standing, round_, settled, client_ids_K, self._patch_P, terms)
         return self._message(wire.write_train_order(order), node, wire.TRAIN, round_)
 
     def aggregate_train(
@@ -161,9 +164,12 @@ class PatchStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The next patch. FederationError, naming the causes, where fewer than ``min_replies`` updates are usable."""
         asked, replies = self._out(server_round), list(replies)
+        private = self.private
+        if private is not None and private.takes != "rows":
+            collect_ = self._collect_shares if private.takes == "shares" else self._collect
+            return self._release(private, asked, collect_(asked, replies), _total_bytes(replies))
         usable = self._collect(asked, replies)
-        if self.central is not None:
-            return self._release(self.central, asked, usable, _total_bytes(replies))
+        released = private.release(server_round, usable) if private else None  # of rows that are private already
         require_enough(usable, self.config.federation.min_replies, server_round)
         weights_K = weights_for(usable, self.config.federation.weighting, self.config.federation.max_examples)
         step = self._advance(server_round, usable, weights_K)
@@ -177,13 +183,15 @@ class PatchStrategy(Strategy):
             _total_bytes(replies),
             step.notes,
         )
+        if released is not None:
+            self.report = replace(self.report, release_digest=released.digest, privacy_head=released.head)
         return wire.write_patch(step.patch_P), wire.mean_metrics(self.report.flat())
 
     def _release(
-        self, central: CentralRounds, asked: _Asked, usable: Usable, bytes_up: int
+        self, private: PrivateRounds, asked: _Asked, usable: Usable, bytes_up: int
     ) -> tuple[ArrayRecord, MetricRecord]:
         """The next patch from what was released: what follows the release costs no privacy."""
-        released = central.release(asked.round_, usable.updates_KP)
+        released = private.release(asked.round_, usable)
         optimizer_state, delta_P = self.optimizer.step(self.state.optimizer, released.update_P)
         patch_P = (self._patch_P + np.float32(self._step_scale(asked.round_)) * delta_P).astype(np.float32)
         _require_finite(patch_P, asked.round_)
@@ -226,14 +234,27 @@ class PatchStrategy(Strategy):
             round_=asked.round_,
             spec_hash=self.spec.hash,
             num_parameters=self.spec.num_parameters,
-            clipping_norm=self.config.federation.clipping_norm,
+            clipping_norm=self._row_bound(),
             buffer=self._buffer,
         )
 
+    def _row_bound(self) -> float:
+        size = self.spec.num_parameters
+        return self.private.row_bound(size) if self.private else self.config.federation.clipping_norm
+
+    def _collect_shares(self, asked: _Asked, replies: list[Message]) -> Usable:
+        answers = list(self._answers(asked, replies, self._read_shares_reply))
+        return collect_shares(answers, asked.round_, self.spec.hash, self.spec.num_parameters)
+
     def _read_train_reply(self, content: RecordDict) -> wire.TrainReply:
+        return wire.read_train_reply(content, self.spec.num_parameters, self._most_rows())
+
+    def _read_shares_reply(self, content: RecordDict) -> SharesReply:
+        return read_shares_reply(content, self.spec.num_parameters, self._most_rows())
+
+    def _most_rows(self) -> int:
         asked = self._asked.by_node.values() if self._asked else ()
-        most = 2 * max(map(len, asked), default=0) + 16  # some slack: a few unasked rows cost only their senders
-        return wire.read_train_reply(content, self.spec.num_parameters, most)
+        return 2 * max(map(len, asked), default=0) + 16  # some slack: a few unasked rows cost only their senders
 
     # --- evaluate ---
 

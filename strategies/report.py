@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedquilt.errors import FederationError
-from strategies.central import Released
 from strategies.pipeline import CLIP_TOLERANCE, Rejection, Usable
+from strategies.private import Released
 
 _MAY_LACK = ("notes", "release_digest", "privacy_head")
 MAX_LISTED = 50  # rejected users by name in a record, and different reasons; a hostile node could send thousands
@@ -94,6 +94,7 @@ def report_release(round_: int, usable: Usable, released: Released, bytes_down: 
         bytes_down=bytes_down,
         metrics={},
         update_norm={},
+        notes=released.notes,
         release_digest=released.digest,
         privacy_head=released.head,
     )

@@ -179,7 +179,7 @@ class Composition:
             raise PrivacyError(f"round {event.round_}: one cohort is recorded under two samplers, {before} and {atom}")
         return (
             before,
-            Atom("gaussian", (_joint(before.parameters[0], atom.parameters[0]),), atom.sampler, atom.rate),
+            Atom("gaussian", (joint(before.parameters[0], atom.parameters[0]),), atom.sampler, atom.rate),
             sent,
         )
 
@@ -192,7 +192,8 @@ def _group(event: ev.Release) -> tuple[str, int, str]:
     return event.run, event.round_, event.cohort_hash
 
 
-def _joint(*noise_multipliers: float) -> float:
+def joint(*noise_multipliers: float) -> float:
+    """Noise multiplier of several releases from one cohort as one: (Σ 1/z²)^-1/2."""
     if not all(noise_multipliers):
         return 0.0
     return 1 / math.sqrt(sum(z**-2 for z in noise_multipliers))

@@ -73,6 +73,15 @@ class DistributedNoise:
         cells_P = np.rint(clipped_1P[0].astype(np.float64) / self.granularity).astype(np.int64)
         return cells_P + integer_noise(self.noise, self.variance / self.fewest_shares, len(cells_P), source, context)
 
+    def require_fit(self, shares: int) -> None:
+        """PrivacyError where the sum of that many shares could pass half the modulus, and so come out wrong."""
+        noise = 12 * math.sqrt(self.variance * max(shares / self.fewest_shares, 1))
+        if shares * self.clipping_norm / self.granularity + noise >= 2.0 ** (MODULUS_BITS - 1):
+            raise PrivacyError(
+                f"the sum of {shares:,} shares of up to 2^{self.bits_of_clip} cells and their noise does not fit"
+                f" {MODULUS_BITS} bits: take smaller cohorts, less noise or fewer bits_of_clip"
+            )
+
     def opened(self, sum_P: np.ndarray, survivors: int, expected_cohort: float) -> np.ndarray:
         """float64 [P]: the mean. PrivacyError below ``fewest_shares``, where the noise falls short of the claim."""
         if survivors < self.fewest_shares:
@@ -89,6 +98,14 @@ class DistributedNoise:
             variance=self.variance, l2=self.l2, l1=self.l1, dimension=self.dimension, shares=self.fewest_shares,
             dropout_margin=self.dropout_margin,
         )  # fmt: skip
+
+
+MODULUS_BITS = 32  # of sums of shares; a wider one would cost every device more bytes
+
+
+def centred(sum_P: np.ndarray) -> np.ndarray:
+    """int64 [P] in [-2^31, 2^31) from uint32 [P]."""
+    return sum_P.astype(np.uint32, copy=False).view(np.int32).astype(np.int64)
 
 
 _WIDEST = 2e5  # std in cells; a table of 24 times that many numbers

@@ -150,9 +150,13 @@ class GaussianRelease(Release):
 
 @dataclass(frozen=True)
 class AdaptiveClip(Release):
-    """The noised share of users below the clipping norm (Andrew et al. 2021); L2 bound of a user's bit: 1/2."""
+    """The noised share of users below the clipping norm (Andrew et al. 2021); L2 bound of a user's bit: 1/2.
+
+    ``next_norm``: the clipping norm that follows from it, which the next rounds keep to.
+    """
 
     quantile: float = 0.5
+    next_norm: float = 0.0
     kind: ClassVar[str] = "adaptive-clip"
 
 

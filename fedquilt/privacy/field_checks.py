@@ -34,6 +34,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "neighbours": (lambda value: value in get_args(Neighbours), f"one of {get_args(Neighbours)}"),
     "randomness": (lambda value: value in get_args(Randomness), f"one of {get_args(Randomness)}"),
     "quantile": (lambda value: _positive(value) and value < 1, "in (0, 1)"),
+    "next_norm": (_not_negative, "finite and not negative"),
     "sensitivity": (_positive, "finite and positive"),
     "granularity": (_positive, "finite and positive"),
     "variance": (_positive, "finite and positive"),

@@ -10,22 +10,27 @@ import numpy as np
 
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.accountants import require_support
-from fedquilt.privacy.events import Contribution, Event, LocalRelease, MatrixOpened, Release, TreeRelease
+from fedquilt.privacy.events import Contribution, Event, LocalRelease, LocalRound, MatrixOpened, Release, TreeRelease
 from fedquilt.privacy.filter import PrivacyFilter
 from fedquilt.privacy.ledger import Ledger
 from fedquilt.privacy.matrix import require_sensitivity
 from fedquilt.privacy.mechanisms import digest_of, require_noise
+from fedquilt.privacy.population import PopulationBudget
 
 E = TypeVar("E", Release, LocalRelease, TreeRelease, Contribution)
 
 
 @dataclass
 class Gate:
-    """A ledger and the budgets that hold for what passes: of the run, the device, the population over many runs."""
+    """A ledger and the budgets that hold for what passes: of the run, the device, the population over many runs.
+
+    What passes is recorded in the population's own ledger first, then in this one.
+    """
 
     ledger: Ledger
     filters: Sequence[PrivacyFilter] = ()
     accountant: str = "rdp"
+    population: PopulationBudget | None = None
     _steps: dict[tuple[str, int], str] = field(default_factory=dict)
     _recorded: set[tuple[str, int, str]] = field(default_factory=set)
     _opened: dict[str, MatrixOpened] = field(default_factory=dict)
@@ -44,8 +49,19 @@ class Gate:
         if isinstance(event, MatrixOpened):
             require_sensitivity(event)
         self._require_room(event)
-        self.ledger.append(event)
-        self._spend(event)
+        self._record(event, None)
+
+    def announce(self, event: LocalRound, cohort_K: np.ndarray) -> None:
+        """Record what devices will release by themselves, before they are asked to."""
+        self.require_admission(event)
+        self._record(event, cohort_K)
+
+    def step_digest(self, mechanism: str, step: int) -> str:
+        """Of what was released as this step of a matrix mechanism; empty where nothing was."""
+        return self._steps.get((mechanism, step), "")
+
+    def is_open(self, mechanism: str) -> bool:
+        return mechanism in self._opened
 
     def require_admission(self, event: Event) -> None:
         """For before anyone is asked to contribute: refused is what ``release`` would refuse before making it.
@@ -55,7 +71,7 @@ class Gate:
         require_support(event, self.accountant)
         self._require_opened(event)
         if (event.run, event.round_, event.kind) not in self._recorded:
-            self._require_room(event)
+            self._require_room(event, known=True)
 
     def release(self, event: E, make: Callable[[E], np.ndarray], cohort_K: np.ndarray | None = None) -> np.ndarray:
         """``make(event)``, the noised array, after the event with its digest is on disk.
@@ -71,15 +87,23 @@ class Gate:
         recorded = replace(event, release_digest=digest_of(made))
         self._require_room(recorded)
         self._require_fresh_step(recorded)
-        self.ledger.append(recorded, cohort_K)
-        self._spend(recorded)
+        self._record(recorded, cohort_K)
         return made
 
-    def _require_room(self, event: Event) -> None:
+    def _record(self, event: Event, cohort_K: np.ndarray | None) -> None:
+        if self.population is not None:
+            self.population.record(event, cohort_K)
+        self.ledger.append(event, cohort_K)
+        self._spend(event)
+
+    def _require_room(self, event: Event, known: bool = False) -> None:
+        """``known``: the population's ledger may hold the event already, from before a kill."""
         for budget in self.filters:
             if isinstance(event, Release | LocalRelease | MatrixOpened):
                 require_noise(event.noise_multiplier, budget.budget.epsilon)
             budget.require_room(event)
+        if self.population is not None:
+            self.population.require_room(event, known)
 
     def _note(self, event: Event) -> None:
         self._recorded.add((event.run, event.round_, event.kind))

@@ -90,14 +90,18 @@ class QuantileClip:
 
     def next_norm(self, norms_K: np.ndarray, clipping_norm: float, event: AdaptiveClip, source: Source) -> float:
         """``norms_K``: before clipping, of users that sent a row. ``event.clipping_norm`` is the bits' bound, 1/2."""
+        if not np.isfinite(norms_K).all() or (norms_K < 0).any():
+            raise PrivacyError(f"round {event.round_}: norms must be finite and not negative")
+        return self.next_norm_of(norms_K <= clipping_norm, clipping_norm, event, source)
+
+    def next_norm_of(self, within_K: np.ndarray, clipping_norm: float, event: AdaptiveClip, source: Source) -> float:
+        """The same from ``within_K``, whether each user's row was at most ``clipping_norm`` long."""
         _require_fit(event, source)
         if event.clipping_norm != 0.5 or event.quantile != self.quantile:
             raise PrivacyError(
                 "the event of a clipping quantile has clipping_norm 0.5 and the quantile that is followed"
             )
-        if not np.isfinite(norms_K).all() or (norms_K < 0).any():
-            raise PrivacyError(f"round {event.round_}: norms must be finite and not negative")
-        total = np.array([np.where(norms_K <= clipping_norm, 0.5, -0.5).sum()])
+        total = np.array([np.where(within_K, 0.5, -0.5).sum()])
         share = noised(total, event.noise_multiplier * 0.5, source, _context(event))[0] / event.expected_cohort + 0.5
         moved = clipping_norm * math.exp(-self.rate * (min(max(share, -1.0), 2.0) - self.quantile))
         return min(max(moved, self.smallest), self.largest)

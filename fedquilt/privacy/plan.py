@@ -78,16 +78,22 @@ def plan_noise(
     def fits(z: float) -> bool:
         return chosen.epsilon({atom_for(sampler, z): rounds}, delta) <= epsilon
 
+    noise = smallest_noise(fits, f"epsilon {epsilon:g} at delta {delta:g} over {rounds} rounds")
+    return Plan(sampler, noise, rounds, population, delta, accountant)
+
+
+def smallest_noise(fits: Callable[[float], bool], what: str) -> float:
+    """The smallest noise multiplier, to 0.1 %, that fits; ``what`` it is to fit, for the error."""
     low, high = 0.0, 1.0
     while not fits(high):
         low, high = high, 2 * high
         if high > 1e6:
-            raise PrivacyError(f"no noise up to 1e6 gives epsilon {epsilon:g} at delta {delta:g} over {rounds} rounds")
+            raise PrivacyError(f"no noise up to 1e6 gives {what}")
     low = low or 0.02
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    return Plan(sampler, high, rounds, population, delta, accountant)
+    return high
 
 
 def plan_rounds(

@@ -11,6 +11,7 @@ from fedquilt.privacy.events import canonical
 from fedquilt.privacy.field_checks import Randomness, require_known
 from fedquilt.privacy.ledger import Head
 
+WITHIN = "within-clipping-norm"  # metric of adaptive rounds: 1 where a row was no longer than the clipping norm
 MODES = ("central", "local", "distributed", "dp-ftrl")
 
 

@@ -312,7 +312,8 @@ def check_budget(book: Book) -> Iterator[Finding]:
 
 def budget_of(events: Iterable[ev.Event]) -> float | None:
     """As it was last said: by the opening, or raised later."""
-    said = [event.budget_epsilon for event in events if isinstance(event, ev.RunOpened | ev.BudgetRaised)]
+    kinds = ev.RunOpened | ev.BudgetRaised | ev.PopulationOpened
+    said = [event.budget_epsilon for event in events if isinstance(event, kinds)]
     return said[-1] if said else None
 
 

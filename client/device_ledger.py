@@ -1,0 +1,178 @@
+"""The device's own privacy ledger: what its users sent, to whom, and where each of them stops. One file a node.
+
+It is written before a reply leaves, it knows of all runs that the device took part in, and it remembers how far each
+run's ledger had come: a cloud that shows an older copy afterwards is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedquilt.errors import LedgerError, PrivacyError
+from fedquilt.privacy.accountants import ACCOUNTANTS, Atom, atom_of
+from fedquilt.privacy.book import read_book
+from fedquilt.privacy.distributed import DistributedNoise
+from fedquilt.privacy.events import DeviceRound, ids_hash
+from fedquilt.privacy.gaussian import require_epsilon
+from fedquilt.privacy.ledger import Head, Ledger
+from fedquilt.privacy.terms import Terms
+
+MAX_OPEN = 64  # ledgers of one process; a node beyond that is opened, and its chain checked, when it is next asked
+
+
+@dataclass
+class _Account:
+    """What an open ledger holds, by user and by run."""
+
+    ledger: Ledger
+    head: Head
+    spent: dict[Atom, Counter[int]] = field(default_factory=dict)
+    rounds: dict[tuple[str, int], set[int]] = field(default_factory=dict)
+    sent: set[tuple[str, int, str, str]] = field(default_factory=set)
+    heads: dict[str, Head] = field(default_factory=dict)
+    neighbours: str = ""
+
+    def add(self, event: DeviceRound, ids_K: np.ndarray) -> None:
+        atom, users = atom_of(event), ids_K.tolist()
+        assert atom is not None  # a round of a device always costs
+        self.spent.setdefault(atom, Counter()).update(users)
+        self.rounds.setdefault((event.run, event.round_), set()).update(users)
+        self.sent.add(_key(event))
+        self.neighbours = event.neighbours
+        if event.run_head:
+            self.heads[event.run] = Head.parse(event.run_head)
+
+
+_open: OrderedDict[Path, _Account] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class DeviceLedger:
+    """``limit``: epsilon that no user may exceed over everything that this device sends; 0: none."""
+
+    path: Path
+    limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.limit:
+            require_epsilon(self.limit)
+
+    def admit(self, event: DeviceRound, ids_K: np.ndarray) -> np.ndarray:
+        """Mask [K] of the users with room for the round. LedgerError where the cloud's ledger went back."""
+        account = self._account()
+        self._require_head(account, event)
+        if account.neighbours not in ("", event.neighbours):
+            raise PrivacyError(
+                f"{self.path} accounts for {account.neighbours} neighbours, the round for {event.neighbours}: one limit"
+                " holds for one relation; use another device folder for the other mechanism"
+            )
+        already = account.rounds.get((event.run, event.round_), set())
+        more_K = np.array([user not in already for user in ids_K.tolist()], np.int64)
+        return self._within(account, event, ids_K, more_K)
+
+    def record(self, event: DeviceRound, ids_K: np.ndarray) -> None:
+        """On disk when this returns; the same bytes of the same round are charged once. PrivacyError: send nothing."""
+        account = self._account()
+        if _key(event) in account.sent or not len(ids_K):
+            return
+        if not self._within(account, event, ids_K, np.ones(len(ids_K), np.int64)).all():
+            raise PrivacyError(
+                f"round {event.round_} was sent before, with other updates; sending it again would exceed the device's"
+                f" limit of epsilon {self.limit:g}: nothing is sent"
+            )
+        entry = account.ledger.append(event, ids_K)
+        account.head = Head(entry.seq, entry.hash)
+        account.add(event, ids_K)
+
+    def _within(self, account: _Account, event: DeviceRound, ids_K: np.ndarray, more_K: np.ndarray) -> np.ndarray:
+        if not self.limit:
+            return np.ones(len(ids_K), bool)
+        atom = atom_of(event)
+        assert atom is not None  # a round of a device always costs
+        atoms = sorted({*account.spent, atom})
+        counts_KA = np.array([[account.spent.get(a, Counter())[user] for a in atoms] for user in ids_K.tolist()])
+        counts_KA = counts_KA.reshape(len(ids_K), len(atoms))
+        counts_KA[:, atoms.index(atom)] += more_K
+        patterns, place_K = np.unique(counts_KA, axis=0, return_inverse=True)
+        fits = [_epsilon(dict(zip(atoms, row.tolist(), strict=True)), event.delta) <= self.limit for row in patterns]
+        return np.array(fits, bool)[place_K.reshape(-1)]
+
+    def _require_head(self, account: _Account, event: DeviceRound) -> None:
+        last, now = account.heads.get(event.run), Head.parse(event.run_head)
+        if last is not None and (now.seq < last.seq or (now.seq == last.seq and now.hash != last.hash)):
+            raise LedgerError(
+                f"the cloud's ledger of run {event.run} stands at entry {now.seq}; this device has seen entry"
+                f" {last.seq} of it: it was cut, rewritten or replaced by an older copy. Nothing is sent"
+            )
+
+    def _account(self) -> _Account:
+        """From memory, unless another process wrote to the file since."""
+        account = _open.get(self.path)
+        if account is None or not self.path.exists() or account.ledger.head() != account.head:
+            if account is not None:
+                account.ledger.close()
+            account = _open[self.path] = _read(self.path)
+        _open.move_to_end(self.path)
+        while len(_open) > MAX_OPEN:
+            _open.popitem(last=False)[1].ledger.close()
+        return account
+
+
+def device_event(terms: Terms, round_: int, ids_K: np.ndarray, dimension: int, digest: str = "") -> DeviceRound:
+    """What a round under these terms costs each of the users."""
+    facts: dict[str, object] = {}
+    if terms.mode == "distributed":
+        noise = distributed_noise(terms, dimension)
+        facts = {"noise": noise.noise, "variance": noise.variance, "l2": noise.l2, "l1": noise.l1}
+        facts |= {"dimension": dimension, "shares": noise.fewest_shares}
+    return DeviceRound(
+        run=terms.run,
+        round_=round_,
+        mechanism=terms.mode,
+        noise_multiplier=terms.noise_multiplier,
+        clipping_norm=terms.clipping_norm,
+        cohort_size=len(ids_K),
+        cohort_hash=ids_hash(ids_K),
+        delta=terms.delta,
+        neighbours="replace-one" if terms.mode == "local" else "add-or-remove",
+        randomness=terms.randomness,
+        release_digest=digest,
+        run_head=terms.run_head,
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def distributed_noise(terms: Terms, dimension: int) -> DistributedNoise:
+    if terms.noise == "gaussian":
+        raise PrivacyError("distributed terms name no discrete noise")
+    z, norm = terms.noise_multiplier, terms.clipping_norm
+    return DistributedNoise(terms.noise, z, norm, terms.shares, dimension, terms.dropout_margin)
+
+
+def _key(event: DeviceRound) -> tuple[str, int, str, str]:
+    return event.run, event.round_, event.cohort_hash, event.release_digest
+
+
+def _epsilon(counts: Mapping[Atom, int], delta: float) -> float:
+    present = {atom: count for atom, count in counts.items() if count}
+    exact = all(atom.mechanism == "gaussian" for atom in present)
+    return ACCOUNTANTS["gdp" if exact else "rdp"].epsilon(present, delta)
+
+
+def _read(path: Path) -> _Account:
+    """Opened, or begun. LedgerError where its chain does not hold."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger.open(path) if path.exists() else Ledger.create(path)
+    account = _Account(ledger, ledger.head())
+    book, findings = read_book(path)
+    if findings:
+        raise LedgerError(f"the device's ledger {path}: {findings[0].text}; nothing is sent")
+    for event in book.events:
+        if isinstance(event, DeviceRound):
+            account.add(event, book.cohorts.get(event.cohort_hash, np.empty(0, np.int64)))
+    return account

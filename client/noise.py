@@ -1,0 +1,126 @@
+"""What leaves the device in private rounds: clipped rows, rows that it noised itself, or shares of a noised sum."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from client.device_ledger import distributed_noise
+from client.privatise import NOT_FINITE, privatise, require_rows
+from client.task import LocalUpdates
+from fedquilt.privacy.clipping import row_norms
+from fedquilt.privacy.events import LocalRelease
+from fedquilt.privacy.mechanisms import digest_of, local_release
+from fedquilt.privacy.randomness import Source
+from fedquilt.privacy.terms import WITHIN, Terms
+from fedquilt.wire import TrainReply
+from fedquilt.wire_shares import SharesReply
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The reply, the digest of what it holds, and the mask [K] of users whose personal patch moved."""
+
+    reply: TrainReply | SharesReply
+    digest: str
+    taking_part_K: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One round's request to one node."""
+
+    client_ids_K: np.ndarray
+    terms: Terms
+    round_: int
+    spec_hash: str
+    upload_entries: int
+    source: Source
+
+
+def private_reply(
+    local: LocalUpdates,
+    client_ids_K: np.ndarray,
+    terms: Terms,
+    round_: int,
+    spec_hash: str,
+    upload_entries: int,
+    source: Source,
+) -> Sent:
+    require_rows(local, len(client_ids_K))
+    asked = _Asked(client_ids_K, terms, round_, spec_hash, upload_entries, source)
+    return _REPLIES.get(terms.mode, _clipped)(local, asked)
+
+
+def _clipped(local: LocalUpdates, asked: _Asked) -> Sent:
+    """Central and DP-FTRL: the cloud adds the noise. In adaptive rounds each row says whether it was cut."""
+    terms = asked.terms
+    if terms.adaptive:
+        within_K = (row_norms(local.updates_KP) <= terms.clipping_norm).astype(np.float32)
+        local = replace(local, metrics={WITHIN: within_K})
+    reply, taking_part_K = privatise(
+        local, asked.client_ids_K, terms.clipping_norm, asked.round_, asked.spec_hash, asked.upload_entries
+    )
+    return Sent(reply, _fingerprint(reply), taking_part_K)
+
+
+def _noised(local: LocalUpdates, asked: _Asked) -> Sent:
+    """Every user who is asked sends a row: one without examples sends noise alone, as its absence would tell of it.
+
+    No number of examples and no metrics: no noise covers them. Rows go out dense, as noise has no largest entries.
+    """
+    sound_K, rows_KP = _sound(local)
+    terms, ids_K = asked.terms, asked.client_ids_K[sound_K]
+    noised_KP = np.empty_like(rows_KP)
+    for row, client_id in enumerate(ids_K.tolist()):
+        event = LocalRelease(terms.run, asked.round_, client_id, terms.noise_multiplier, terms.clipping_norm,
+                             randomness=terms.randomness)  # fmt: skip
+        noised_KP[row] = local_release(rows_KP[row], event, asked.source)
+    declined_D = asked.client_ids_K[~sound_K]
+    reply = TrainReply(
+        round_=asked.round_,
+        spec_hash=asked.spec_hash,
+        client_ids_K=ids_K,
+        updates_KP=noised_KP,
+        num_examples_K=np.ones(len(ids_K), np.int64),
+        declined_D=declined_D,
+        declined_why_D=np.full(len(declined_D), NOT_FINITE),
+    )
+    return Sent(reply, digest_of(noised_KP), sound_K & (np.asarray(local.num_examples_K) > 0))
+
+
+def _shares(local: LocalUpdates, asked: _Asked) -> Sent:
+    """The sum of this node's shares modulo 2^32. As above, every user adds noise."""
+    sound_K, rows_KP = _sound(local)
+    terms, ids_K = asked.terms, asked.client_ids_K[sound_K]
+    noise = distributed_noise(terms, rows_KP.shape[1])
+    total_P = np.zeros(rows_KP.shape[1], np.uint32)
+    for row, client_id in zip(rows_KP, ids_K.tolist(), strict=True):
+        context = f"{terms.run}/{asked.round_}/share/{client_id}/{noise}/{digest_of(row)}"
+        total_P += noise.share(row, asked.source, context).astype(np.uint32)  # two's complement is modulo 2^32
+    declined_D = asked.client_ids_K[~sound_K]
+    reply = SharesReply(asked.round_, asked.spec_hash, ids_K, total_P, declined_D, np.full(len(declined_D), NOT_FINITE))
+    return Sent(reply, digest_of(total_P), sound_K & (np.asarray(local.num_examples_K) > 0))
+
+
+_REPLIES: dict[str, Callable[[LocalUpdates, _Asked], Sent]] = {"local": _noised, "distributed": _shares}
+
+
+def _sound(local: LocalUpdates) -> tuple[np.ndarray, np.ndarray]:
+    """-> (mask [K] of finite rows, these rows; zeros for users without examples)."""
+    rows_KP = np.ascontiguousarray(local.updates_KP, np.float32)
+    empty_K = np.asarray(local.num_examples_K) <= 0
+    sound_K = empty_K | np.isfinite(row_norms(rows_KP))
+    kept_KP = rows_KP[sound_K].copy()
+    kept_KP[empty_K[sound_K]] = 0
+    return sound_K, kept_KP
+
+
+def _fingerprint(reply: TrainReply) -> str:
+    """Tells two replies apart, cheaply: the norm and the exclusive or of every row's bits."""
+    bits_K = np.bitwise_xor.reduce(np.ascontiguousarray(reply.updates_KP).view(np.uint32), axis=1)
+    norms_K = row_norms(reply.updates_KP)
+    return hashlib.sha256(reply.client_ids_K.tobytes() + bits_K.tobytes() + norms_K.tobytes()).hexdigest()[:32]

@@ -1,0 +1,130 @@
+"""What many runs over one population may spend together: a ledger of their releases, in a folder that they share.
+
+A release is recorded here first, then in its run's own ledger, then it leaves. Runs may go on at the same time: every
+record is written under the folder's lock, after the room was looked at again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedquilt.errors import LedgerError, PrivacyError, RunError
+from fedquilt.lock import locked
+from fedquilt.privacy.events import Event, PopulationChanged, PopulationOpened, ids_hash
+from fedquilt.privacy.filter import Budget, PrivacyFilter
+from fedquilt.privacy.gaussian import require_delta, require_epsilon
+from fedquilt.privacy.ledger import FILE, Head, Ledger
+
+_WAIT_S, _POLL_S = 20.0, 0.05
+
+
+@dataclass
+class PopulationBudget:
+    """``PopulationBudget.open``. ``filter`` holds what all runs have spent as of ``head``."""
+
+    folder: Path
+    ledger: Ledger
+    head: Head
+    filter: PrivacyFilter
+    _recorded: set[tuple[str, int, str]] = field(default_factory=set)
+
+    @classmethod
+    def open(cls, folder: Path, epsilon: float, delta: float, population_U: np.ndarray) -> PopulationBudget:
+        """Begun with this budget, or one that was begun before: PrivacyError where that has another budget."""
+        if not folder.is_absolute():
+            raise PrivacyError(f"privacy.population = {str(folder)!r}: give an absolute path, as runs are resumed from"
+                               " anywhere")  # fmt: skip
+        require_epsilon(epsilon)
+        require_delta(delta, max(len(population_U), 2))
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            ledger = _begun(folder / FILE, epsilon, delta, population_U)
+            opening, users = _opening(ledger)
+            if (opening.budget_epsilon, opening.delta) != (epsilon, delta):
+                raise PrivacyError(
+                    f"{folder} was begun with epsilon {opening.budget_epsilon:g} at delta {opening.delta:.3g}, this run"
+                    f" says {epsilon:g} at {delta:.3g}: one population has one budget; set privacy.population_epsilon"
+                    " and privacy.delta to these, or take another folder"
+                )
+            if users != ids_hash(population_U):
+                told = "a run over other users"
+                ledger.append(PopulationChanged("population", 0, len(population_U), ids_hash(population_U), told))
+        events = ledger.events()
+        budget = Budget(epsilon, delta, len(population_U), "population")
+        opened = cls(folder, ledger, ledger.head(), PrivacyFilter(budget, opening.accountant, events))
+        opened._recorded = {_key(event) for event in events}
+        return opened
+
+    def require_room(self, event: Event, known: bool = False) -> None:
+        """BudgetExceededError before anything is sent. ``known``: an event that is recorded already has its room."""
+        self._refresh()
+        if not (known and _key(event) in self._recorded):
+            self.filter.require_room(event)
+
+    def record(self, event: Event, cohort_K: np.ndarray | None) -> None:
+        """On disk when this returns; refused where other runs have taken the room since it was looked at."""
+        with _alone(self.folder):
+            self._refresh()
+            self.filter.require_room(event)
+            before = self.ledger.head()
+            entry = self.ledger.append(event, cohort_K)
+            if entry.seq > before.seq:
+                self._take(event, Head(entry.seq, entry.hash))
+
+    def _take(self, event: Event, head: Head) -> None:
+        self.filter.add(event)
+        self._recorded.add(_key(event))
+        self.head = head
+
+    def _refresh(self) -> None:
+        """What other processes wrote in the meantime; LedgerError where the ledger went back."""
+        if self.ledger.head() == self.head:
+            return
+        self.ledger.close()
+        self.ledger = Ledger.open(self.folder / FILE)
+        self.ledger.require_contains(self.head)
+        for entry in self.ledger.entries():
+            if entry.seq > self.head.seq:
+                self._take(entry.event, Head(entry.seq, entry.hash))
+
+
+def _begun(path: Path, epsilon: float, delta: float, population_U: np.ndarray) -> Ledger:
+    """A ledger whose begin was cut short holds nothing yet, and is begun again."""
+    ledger = Ledger.open(path) if path.exists() else Ledger.create(path)
+    if ledger.head().seq == 0:
+        opening = PopulationOpened("population", 0, len(population_U), ids_hash(population_U), delta, epsilon)
+        ledger.append(opening, population_U)
+    return ledger
+
+
+def _opening(ledger: Ledger) -> tuple[PopulationOpened, str]:
+    """-> (the opening, the hash of the users as of the last change)."""
+    first, *others = ledger.events()
+    if not isinstance(first, PopulationOpened):
+        raise LedgerError(f"{ledger.path} is not the ledger of a population: it begins with {first.kind}")
+    changes = [event.population_hash for event in others if isinstance(event, PopulationChanged)]
+    return first, changes[-1] if changes else first.population_hash
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            with locked(folder):
+                yield
+                return
+        except RunError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_S)
+
+
+def _key(event: Event) -> tuple[str, int, str]:
+    return event.run, event.round_, event.kind
