@@ -1,0 +1,68 @@
+"""Membership inference on a run's patches: the federation again, several times, each with a random half of the users.
+
+The first of these is attacked; the others are its shadows. Attackers know a user's data and the released patch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flwr.clientapp import ClientApp
+
+from fedquilt.config import Config, parse
+from fedquilt.privacy.audit.membership import facts_of, lira, loss_threshold
+from fedquilt.runs import RunFolder
+from fedquilt.seeds import generator_for
+from server.in_process import InProcessGrid
+from server.loop import run_federation
+from server.task import Deployment
+
+MakeApp = Callable[[np.ndarray], ClientApp]
+"""Sorted ids of the users who take part -> the app of devices of which only they do."""
+Losses = Callable[[np.ndarray], np.ndarray]
+"""A patch [P] -> the loss of every user's own data under it [U]."""
+
+
+def membership(
+    config: Config,
+    deployment: Deployment,
+    client_ids_U: np.ndarray,
+    make_app: MakeApp,
+    losses: Losses,
+    shadows: int,
+    delta: float,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Facts of both attacks, plain values. ``shadows`` federations beside the one that is attacked."""
+    in_SU = np.stack(
+        [generator_for(seed, s, use="audit/members").random(len(client_ids_U)) < 0.5 for s in range(shadows + 1)]
+    )
+    loss_SU = np.stack(
+        [
+            losses(_patch_of(_shadow_config(config, seed, s), deployment, make_app(client_ids_U[in_U])))
+            for s, in_U in enumerate(in_SU)
+        ]
+    )
+    fallen_U = loss_threshold(loss_SU[0], losses(deployment.initial_patch_P))
+    found = {"loss-threshold": facts_of(fallen_U, in_SU[0], delta, confidence)}
+    if shadows >= 2:
+        ratio_U = lira(loss_SU[0], loss_SU[1:], in_SU[1:])
+        found["lira"] = facts_of(ratio_U, in_SU[0], delta, confidence)
+    return {"users": len(client_ids_U), "shadows": shadows, "seed": seed, "attacks": found}
+
+
+def _shadow_config(config: Config, seed: int, shadow: int) -> Config:
+    tree = config.model_dump()
+    tree["seed"] = int(generator_for(seed, shadow, use="audit/shadow").integers(2**31))
+    tree["federation"] |= {"evaluate_every": 0, "checkpoint_every": max(config.federation.rounds, 1)}
+    return parse(tree)
+
+
+def _patch_of(config: Config, deployment: Deployment, app: ClientApp) -> np.ndarray:
+    with tempfile.TemporaryDirectory(prefix="fedquilt-audit-") as folder:
+        grid = InProcessGrid(app, config.federation.num_supernodes)
+        return run_federation(grid, config, deployment, RunFolder.create(folder, config)).patch_P
