@@ -71,6 +71,10 @@ def tear_record(round_: int) -> None:
     real, RunFolder.append = RunFolder.append, append
 
 
+def by_cloud(event) -> bool:
+    return event.releases and event.kind != "device-round"
+
+
 def arm(point: str, round_: int) -> None:
     is_checkpoint = f"round-{round_:08d}"
     if point == "after the cohort is drawn":
@@ -90,9 +94,13 @@ def arm(point: str, round_: int) -> None:
     elif point == "after the checkpoint":
         after(server.loop, "save_checkpoint", lambda _, checkpoint: checkpoint.round_ == round_)
     elif point == "before the release is recorded":
-        before(Ledger, "append", lambda _, event, *rest: event.releases and event.round_ == round_)
+        before(Ledger, "append", lambda _, event, *rest: by_cloud(event) and event.round_ == round_)
     elif point == "after the release is recorded":
-        after(Ledger, "append", lambda _, event, *rest: event.releases and event.round_ == round_)
+        after(Ledger, "append", lambda _, event, *rest: by_cloud(event) and event.round_ == round_)
+    elif point == "before the device's record":
+        before(Ledger, "append", lambda _, event, *rest: event.kind == "device-round" and event.round_ == round_)
+    elif point == "after the device's record":
+        after(Ledger, "append", lambda _, event, *rest: event.kind == "device-round" and event.round_ == round_)
     elif point == "before the last record":
         before(RunFolder, "append", lambda _, record: record.get("part") == "test")
     elif point != "never":

@@ -9,8 +9,8 @@ import pytest
 from audited_toy import audited, private_run
 
 import client.privatise
-import strategies.central
 import strategies.pipeline
+import strategies.private
 from fedquilt.privacy import mechanisms, samplers
 from fedquilt.privacy.clipping import clip_rows
 from fedquilt.privacy.randomness import Simulated
@@ -54,7 +54,7 @@ def test_noise_scaled_by_the_wrong_norm_is_found(run, monkeypatch):
 
 
 def test_clipping_after_averaging_is_found(run, monkeypatch):
-    for module in (client.privatise, strategies.pipeline, strategies.central):
+    for module in (client.privatise, strategies.pipeline, strategies.private):
         monkeypatch.setattr(module, "clip_rows", lambda rows, norm, in_place=False: (rows, np.zeros(len(rows))))
     honest = mechanisms.noised
     monkeypatch.setattr(mechanisms, "require_clipped", lambda rows, norm: None)
@@ -121,7 +121,7 @@ def test_weights_that_users_claim_are_found(run, monkeypatch):
         return rows_KP * np.concatenate([reply.num_examples_K[rows] for reply, rows in kept])[:, None]
 
     monkeypatch.setattr(strategies.pipeline, "_gather", weighed)
-    for module in (strategies.pipeline, strategies.central):
+    for module in (strategies.pipeline, strategies.private):
         monkeypatch.setattr(module, "clip_rows", lambda rows, norm, in_place=False: (rows, np.ones(len(rows))))
     monkeypatch.setattr(mechanisms, "require_clipped", lambda rows, norm: None)
     assert "or weighed by what users claim" in findings(run)

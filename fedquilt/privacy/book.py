@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,13 +115,15 @@ def released_of(run: Path) -> Iterator[Released]:
             yield Released(int(record["round"]), record.get("release_digest", ""), record.get("privacy_head", ""))
 
 
-def remembered_by(devices: Iterable[str | Path]) -> Iterator[str]:
-    """Heads of the run's ledger that devices wrote into their own."""
+def remembered_by(devices: Iterable[str | Path], runs: Collection[str] = ()) -> Iterator[str]:
+    """Heads of these runs' ledger (of all, where none is named) that devices wrote into their own."""
     for path in devices:
         book, findings = read_book(ledger_path(path))
         if findings:
             raise LedgerError(f"the device's ledger {path} does not hold itself: {findings[0].text}")
-        yield from (head for event in book.events if (head := getattr(event, "run_head", "")))
+        for event in book.events:
+            if (head := getattr(event, "run_head", "")) and (not runs or event.run in runs):
+                yield head
 
 
 def head_of(book: Book) -> Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,20 @@ RELEASED = {
     ev.DistributedRelease.kind: "the sum of updates that devices noised together, as the next patch, to every device",
     ev.TreeRelease.kind: "a step of a correlated-noise sum of updates, as the next patch, to every device",
     ev.LocalRelease.kind: "each device's own noised update, to the cloud",
+    ev.LocalRound.kind: "updates that each device noised by itself, to the cloud, and what it makes of them, to all",
+}
+
+NOISE_IN_WORDS = {  # clipping norm, noise multiplier
+    "central": "Each person's contribution was cut to a fixed size ({0:g} at first) and noise {1:g} times that size was"
+    " added to the sum of all before anything was published.",
+    "local": "Each person's own device cut the contribution to a fixed size ({0:g}) and added noise {1:g} times that"
+    " size before anything left it; nobody else has to be trusted with the noise.",
+    "distributed": "Each person's own device cut the contribution to a fixed size ({0:g}) and added a share of the"
+    " noise; in the sum of a round the shares are noise at least {1:g} times that size. Single shares protect little:"
+    " the promise is for those who see sums only.",
+    "dp-ftrl": "Each person's contribution was cut to a fixed size ({0:g}); noise {1:g} times that size, mixed over the"
+    " rounds so that much of it cancels, was added to each round's sum. Nothing is assumed of who was asked when, but"
+    " how often.",
 }
 
 
@@ -97,8 +111,7 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
         f"Someone who knew everything about everyone else, and who before the run thought it 50 % likely that you took"
         f" part, could after seeing all that was published be at most {bound} sure of it (epsilon {epsilon:.2f}).",
         f"The chance that this promise fails is at most {delta:.1g}.",
-        f"Each person's contribution was cut to a fixed size ({facts['clipping_norm']:g}) and noise {noise:g} times"
-        " that size was added to the sum of all before anything was published.",
+        NOISE_IN_WORDS.get(facts["mechanism"], NOISE_IN_WORDS["central"]).format(facts["clipping_norm"], noise),
         f"What never leaves a device: {facts['never_leaves']}.",
     ]
     if facts["randomness"] != "secret":
@@ -160,6 +173,7 @@ def _quantiles(book: Any, opening: ev.RunOpened) -> dict[str, float] | None:
         for event in book.events
         if isinstance(event, ev.GaussianRelease) and event.cohort_hash in book.cohorts
     ]
+    rounds += list(_local_rounds(book))
     if population_U is None or not rounds or any(z == 0 for _, z in rounds):
         return None
     try:
@@ -167,6 +181,20 @@ def _quantiles(book: Any, opening: ev.RunOpened) -> dict[str, float] | None:
     except PrivacyError:
         return None
     return {f"{q:g}": float(np.quantile(epsilons_U, q, method="higher")) for q in QUANTILES}
+
+
+def _local_rounds(book: Any) -> Iterator[tuple[np.ndarray, float]]:
+    """(users, noise multiplier of a row against another 2C away), once for every different set of rows of a round."""
+    by_round: dict[tuple[int, str], set[str]] = {}
+    noise: dict[tuple[int, str], float] = {}
+    for event in book.events:
+        if isinstance(event, ev.LocalRound) and event.cohort_hash in book.cohorts:
+            key = event.round_, event.cohort_hash
+            by_round.setdefault(key, set()).add(event.release_digest)
+            noise[key] = event.noise_multiplier / 2
+    for key, digests in by_round.items():
+        for _ in range(max(len(digests - {""}), 1)):
+            yield book.cohorts[key[1]], noise[key]
 
 
 def _assumptions(opening: ev.RunOpened, events: list[ev.Event]) -> list[dict[str, Any]]:

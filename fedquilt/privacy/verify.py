@@ -29,6 +29,7 @@ from fedquilt.privacy.book import (
 )
 from fedquilt.privacy.ledger import Head, genesis, signed_text
 from fedquilt.privacy.matrix import require_sensitivity, require_separation
+from fedquilt.privacy.mode_checks import check_modes
 from fedquilt.privacy.randomness import Source, commitment
 from fedquilt.privacy.samplers import SamplingPlan
 from fedquilt.privacy.sampling_checks import complaints
@@ -73,7 +74,8 @@ def verify(
     book, findings = read_book(path)
     if released is None:
         released = list(released_of(Path(where))) if Path(where).is_dir() else []
-    remembered = [*heads, *(one.head for one in released if one.head), *remembered_by(devices)]
+    named = {event.run for event in book.events}
+    remembered = [*heads, *(one.head for one in released if one.head), *remembered_by(_devices(where, devices), named)]
     checks: list[Iterator[Finding]] = [
         check_heads(book, remembered),
         check_signatures(book, public_key),
@@ -81,6 +83,7 @@ def verify(
         check_claims(book, deployed),
         check_cohorts(book, sampling_source),
         check_matrices(book),
+        check_modes(book),
         check_releases(book, list(released)),
     ]
     for check in checks:
@@ -90,6 +93,13 @@ def verify(
     findings += check_budget(book)
     return Verdict(tuple(findings), epsilons, len(book.entries), sum(e.releases for e in book.events),
                    str(head_of(book)), most_participations(book), cohort_sizes(book))  # fmt: skip
+
+
+def _devices(where: str | Path, named: Iterable[str | Path]) -> list[str | Path]:
+    """Those that were named, and those that a simulation keeps in the run's folder."""
+    folder = Path(where)
+    own = sorted(folder.glob("devices/privacy-*.sqlite")) if folder.is_dir() else []
+    return [*named, *own]
 
 
 # --- checks ---
@@ -140,6 +150,8 @@ def _signature_holds(ledger_id: str, head: Head, key: str, signature: str) -> bo
 def check_order(book: Book) -> Iterator[Finding]:
     """One run, opened before anything is released, rounds in order."""
     events = book.events
+    if events and isinstance(events[0], ev.PopulationOpened):
+        return  # releases of many runs, in the order in which they came
     openings = [event for event in events if isinstance(event, ev.RunOpened)]
     if len(openings) > 1:
         yield Finding("order", f"the run is opened {len(openings)} times")
@@ -298,7 +310,8 @@ def check_releases(book: Book, released: Sequence[Released]) -> Iterator[Finding
 
 
 def check_budget(book: Book) -> Iterator[Finding]:
-    opening = book.opening
+    first = book.events[0] if book.events else None
+    opening = first if isinstance(first, ev.PopulationOpened) else book.opening
     if opening is None or opening.budget_epsilon is None:
         return
     try:
@@ -348,5 +361,6 @@ def burn_down(events: Iterable[ev.Event], delta: float, accountant: str = "rdp")
 
 
 def _deltas(book: Book, asked: Sequence[float]) -> tuple[float, ...]:
-    own = (book.opening.delta,) if book.opening else (1e-6,)
+    openings = (e for e in book.events if isinstance(e, ev.RunOpened | ev.PopulationOpened))
+    own = tuple(event.delta for event in openings)[:1] or (1e-6,)
     return tuple(dict.fromkeys([*own, *asked]))
