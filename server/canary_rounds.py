@@ -142,7 +142,9 @@ def canary_config(config: Config, opening: ev.RunOpened, rounds: int, seed: int)
         "checkpoint_every": rounds,
         "clipping_norm": opening.clipping_norm,
     }
+    alone = {"population": "", "population_epsilon": 0.0, "device_epsilon": 0.0}  # an audit charges nobody's budget
     privacy = config.privacy.model_dump() | {
+        **alone,
         "epsilon": 0.0,
         "budget_epsilon": 0.0,
         "noise_multiplier": opening.noise_multiplier,
