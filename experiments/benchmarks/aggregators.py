@@ -42,7 +42,7 @@ def main() -> None:
         k, p = map(int, size.split("x"))
         for rule in given.rules.split(",") if given.rules else _all_rules():
             rows = list(_compare(given, environment, rule, k, p))
-            write_results(OUT, rows, headline, KEY)
+            write_results(given.json, rows, headline, KEY)
             for row in rows:
                 print(_line(row), flush=True)
 
@@ -135,6 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300, help="seconds a cell may take")
+    parser.add_argument("--json", type=Path, default=OUT)
     return parser.parse_args()
 
 
