@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import attack, cloud, compare, conformance, data, doctor, evaluate, privacy, rules, runs, simulate
+from cli import appeal, attack, cloud, compare, conformance, data, doctor, evaluate, privacy, rules, runs, simulate
 from fedquilt import __version__
 from fedquilt.errors import FedquiltError
 
@@ -28,6 +28,7 @@ for verb in (
     runs.runs,
     doctor.doctor,
     rules.rules,
+    appeal.appeal,
     conformance.conformance,
 ):
     app.command()(verb)

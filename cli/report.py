@@ -18,12 +18,14 @@ from cli import plots
 from cli.tables import GROUP_NAMES, VARIANT_NAMES, in_order, known_groups, privacy_line
 from fedquilt import __version__
 from fedquilt.runs import RESULTS, RunFolder, replace_file
+from server.appeals import appeals, suspects
 from server.compare import bootstrap_interval
 from server.evaluate import EVALUATION, per_user
 from server.privacy import summary
 from server.rollback import rollback_note
 
 _BEFORE, _AFTER = "base", "personal"  # what the headline compares
+_SHOWN_SUSPECTS = 50
 _AGAINST = {"base": "the same model without a patch", "stale": "the stale cloud", "global": "the federated patch"}
 _NODE = re.compile(r"^(partition|node) \d+: ")
 _PANELS = {
@@ -77,6 +79,9 @@ def gather(run: RunFolder) -> dict[str, Any]:
         "rounds": [_round_row(record) for record in rounds],
         "rejected": sum((_reasons(record) for record in rounds), Counter()).most_common(),
         "warnings": _warnings(run, results),
+        "suspects": suspects(run),
+        "appeals": appeals(run),
+        "shown_suspects": _SHOWN_SUSPECTS,
         "device": device,
         "whole_model_note": _whole_model_note(rounds, device),
         "variant_names": VARIANT_NAMES,

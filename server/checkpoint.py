@@ -47,6 +47,7 @@ class Checkpoint:
     privacy_head: str = ""
     optimizer_state: Mapping[str, np.ndarray] = field(default_factory=dict)
     rule_state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    suspicion_state: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -55,6 +56,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         "patch": checkpoint.patch_P,
         **{f"optimizer/{name}": array for name, array in checkpoint.optimizer_state.items()},
         **{f"rule/{name}": array for name, array in checkpoint.rule_state.items()},
+        **{f"suspicion/{name}": array for name, array in checkpoint.suspicion_state.items()},
     }
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     values = {name: getattr(checkpoint, name) for name in _FIELDS}
@@ -123,6 +125,7 @@ def _read(path: Path) -> Checkpoint:
         patch_P=arrays["patch"],
         optimizer_state=_under("optimizer/", arrays),
         rule_state=_under("rule/", arrays),
+        suspicion_state=_under("suspicion/", arrays),
         **json.loads(facts),
     )
 

@@ -22,6 +22,7 @@ from fedquilt.config import Config
 from fedquilt.errors import BudgetExceededError, FederationError, RunError
 from fedquilt.runs import RunFolder
 from fedquilt.wire import read_patch, write_patch
+from server.appeals import heard
 from server.checkpoint import Checkpoint, kept_rounds, load_latest, save_checkpoint
 from server.privacy import open_rounds, require_deployable, require_possible
 from server.randomness import RandomnessLedger
@@ -116,7 +117,8 @@ class _Federation:
                 f" {checkpoint.round_}: resume with the same data and nodes, or start a new run"
             )
         self.arrays = write_patch(checkpoint.patch_P)
-        self.strategy.state = StrategyState(checkpoint.optimizer_state, checkpoint.rule_state)
+        states = checkpoint.optimizer_state, checkpoint.rule_state, checkpoint.suspicion_state
+        self.strategy.state = heard(self.run, checkpoint.round_, StrategyState(*states))
         self._drop_records_after(checkpoint.round_, checkpoint.ledger_lines)
         self._tell_of_other_code(checkpoint)
         return checkpoint.round_
@@ -187,6 +189,7 @@ class _Federation:
         assert arrays is not None  # aggregate_train gives both or raises
         assert report is not None
         arrays, judged = self._judged(arrays, state)
+        self.strategy.state = heard(self.run, round_, self.strategy.state)
         self.arrays, self.last_done, self.draws_done = arrays, round_, self.num_draws
         record = {**report.record(), **judged, "seconds": time.perf_counter() - started}
         if undone := rollback_note(record):
@@ -213,6 +216,7 @@ class _Federation:
             privacy_head=self.strategy.private.head if self.strategy.private else "",
             optimizer_state=self.strategy.state.optimizer,
             rule_state=self.strategy.state.rule,
+            suspicion_state=self.strategy.state.suspicion,
         )
         self.scribe.submit(save_checkpoint, self.checkpoints, checkpoint)
         self.last_saved = round_

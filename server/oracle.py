@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from fedquilt.config import Config
-from fedquilt.errors import FederationError
 from fedquilt.privacy.clipping import clip_rows
 from fedquilt.types import PatchSpec
-from strategies.aggregation import aggregate, make_aggregation, needs_root
-from strategies.rules import RoundContext, State, apply_pre_rules, in_round
+from strategies.aggregation import aggregate, counted, make_aggregation, needs_root
+from strategies.rules import RoundContext, State
 
 RootUpdate = Callable[[int, np.ndarray], np.ndarray]
 
@@ -80,16 +78,9 @@ class RuleOracle:
         return done.update_P, done.state
 
     def _note_rejected(self, updates_KP: np.ndarray, context: RoundContext) -> None:
-        if not hasattr(self._aggregation.rule, "row_weights") or not len(updates_KP):
+        known = counted(self._aggregation, *self._rows(updates_KP), self.state, context)
+        if known is None:
             return
-        try:
-            rows_KP, weights_K, seen = apply_pre_rules(self._aggregation.pre_rules, *self._rows(updates_KP), context)
-            rule: Any = in_round(self._aggregation.rule, seen)  # it has row_weights, as asked above
-            counted_K = rule.row_weights(rows_KP, weights_K, self.state)
-        except FederationError:  # too few users: the fallback counts everybody
-            return
-        ids_K = seen.client_ids_K
-        if ids_K is None or len(ids_K) != len(counted_K):  # buckets: no row is one user's
-            return
-        self.judged += [(context.round_, int(client_id)) for client_id in ids_K]
-        self.zero_weight += [(context.round_, int(client_id)) for client_id in ids_K[counted_K.numpy() == 0]]
+        ids_J, counted_J = known
+        self.judged += [(context.round_, int(client_id)) for client_id in ids_J]
+        self.zero_weight += [(context.round_, int(client_id)) for client_id in ids_J[counted_J == 0]]

@@ -32,6 +32,7 @@ from server.task import Deployment, FederationResult, Hooks
 from strategies.aggregation import make_aggregation
 from strategies.evaluation import Evaluation
 from strategies.rules import make_optimizer
+from strategies.suspicion import require_suspicion
 
 Progress = Callable[[str, int, int, str], None]
 CLOUD_HISTORY = "cloud.json"
@@ -111,6 +112,7 @@ def _require_known_names(config: Config) -> None:
     federation, optimizer = config.federation, config.server_optimizer
     make_aggregation(federation)
     require_possible(config)
+    require_suspicion(config)
     make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
     require_parts(config.patch.parts, "patch.parts")
     if config.meta.inner_steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from strategies.rules import (
     State,
     apply_pre_rules,
     apply_rule,
+    in_round,
     make_aggregator,
     make_pre_rules,
 )
@@ -74,6 +76,25 @@ def aggregate(
             raise
         update_P, _ = apply_rule(aggregation.fallback, updates_KP, weights_K, {}, context)
         return Aggregated(update_P, state, (f"fell back to {aggregation.fallback_name!r}: {error}",))
+
+
+def counted(
+    aggregation: Aggregation, updates_KP: torch.Tensor, weights_K: torch.Tensor, state: State, context: RoundContext
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(client ids [J], the weights that the rule gives them [J]) of the rows that pre-rules left; ``state``: before it.
+
+    None where nobody can tell: a rule without ``row_weights``, rows that are no single user's, a fallback.
+    """
+    if not hasattr(aggregation.rule, "row_weights") or not len(updates_KP):
+        return None
+    try:
+        rows_KP, weights, seen = apply_pre_rules(aggregation.pre_rules, updates_KP, weights_K, context)
+        rule: Any = in_round(aggregation.rule, seen)
+        counted_J = rule.row_weights(rows_KP, weights, state)
+    except FederationError:
+        return None
+    ids_J = seen.client_ids_K
+    return None if ids_J is None or len(ids_J) != len(counted_J) else (ids_J, counted_J.numpy())
 
 
 def _notes(rule: Aggregator, num_users: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from logging import INFO
 from pathlib import Path
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 import torch
@@ -21,15 +21,16 @@ from fedquilt.config import Config
 from fedquilt.errors import FederationError, PrivacyError
 from fedquilt.types import PatchSpec
 from fedquilt.wire_shares import SharesReply, read_shares_reply
-from strategies.aggregation import make_aggregation, needs_root
+from strategies.aggregation import counted, make_aggregation, needs_root
 from strategies.cohort import Draw, Witness, draw_cohort, ids_digest
 from strategies.distributed import collect_shares
 from strategies.evaluation import Evaluation, Examine, put_together, unexamined
-from strategies.pipeline import NodeAnswer, RowBuffer, Step, Usable, advance, collect, weights_for
+from strategies.pipeline import NodeAnswer, RowBuffer, Step, Usable, advance, collect, tensor_of, weights_for
 from strategies.private import PrivateRounds
 from strategies.report import RoundReport, report_release, report_round, require_enough
 from strategies.roster import Roster, failure, read_roster, wait_for_nodes
 from strategies.rules import RoundContext, State, make_optimizer
+from strategies.suspicion import History, judge, left_out, record_of, remember, require_suspicion, zero_weighted
 
 T = TypeVar("T")
 RootUpdate = Callable[[int, np.ndarray], np.ndarray]
@@ -44,10 +45,11 @@ class StrategyState:
 
     optimizer: State
     rule: State = field(default_factory=dict)
+    suspicion: State = field(default_factory=dict)
 
     def undone(self, before: StrategyState) -> StrategyState:
         """After a round that is rolled back: as before it, but for what was learnt of its clients."""
-        return before
+        return replace(before, suspicion=self.suspicion)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class PatchStrategy(Strategy):
         self.config_hash = config.hash()
         self.rule = make_aggregation(federation)
         self.optimizer = make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
+        self.suspicious = require_suspicion(config)
         self.state = StrategyState(self.optimizer.initial_state(spec.num_parameters))
         self.settled_round: int | None = None  # None: the round before, for a loop that never goes back
         self.roster: Roster | None = None
@@ -151,7 +154,8 @@ class PatchStrategy(Strategy):
                 f"privacy.mode = {self.config.privacy.mode!r} needs a ledger, and nobody opened one: run the strategy"
                 " under server.loop"
             )
-        return draw_cohort(self.config.seed, round_, roster.client_ids_U, self.config.federation.cohort_size)
+        trusted_U = np.setdiff1d(roster.client_ids_U, left_out(History.of(self.state.suspicion), roster.client_ids_U))
+        return draw_cohort(self.config.seed, round_, trusted_U, self.config.federation.cohort_size)
 
     def _train_message(self, round_: int, node: int, client_ids_K: np.ndarray) -> Message:
         settled = max(round_ - 1, 0) if self.settled_round is None else self.settled_round
@@ -174,7 +178,8 @@ class PatchStrategy(Strategy):
         weights_K = weights_for(usable, self.config.federation.weighting, self.config.federation.max_examples)
         step = self._advance(server_round, usable, weights_K)
         _require_finite(step.patch_P, server_round)
-        self.state = StrategyState(step.optimizer_state, step.rule_state)
+        suspicion, told = self._suspect(server_round, usable, weights_K, step)
+        self.state = StrategyState(step.optimizer_state, step.rule_state, suspicion)
         self.report = report_round(
             server_round,
             usable,
@@ -182,6 +187,7 @@ class PatchStrategy(Strategy):
             asked.bytes_down,
             _total_bytes(replies),
             step.notes,
+            told,
         )
         if released is not None:
             self.report = replace(self.report, release_digest=released.digest, privacy_head=released.head)
@@ -195,7 +201,7 @@ class PatchStrategy(Strategy):
         optimizer_state, delta_P = self.optimizer.step(self.state.optimizer, released.update_P)
         patch_P = (self._patch_P + np.float32(self._step_scale(asked.round_)) * delta_P).astype(np.float32)
         _require_finite(patch_P, asked.round_)
-        self.state = StrategyState(optimizer_state, self.state.rule)
+        self.state = replace(self.state, optimizer=optimizer_state)
         self.report = report_release(asked.round_, usable, released, asked.bytes_down, bytes_up)
         return wire.write_patch(patch_P), wire.mean_metrics(self.report.flat())
 
@@ -218,6 +224,20 @@ class PatchStrategy(Strategy):
             spec=self.spec,
             root_update_P=None if root is None else torch.from_numpy(np.array(root, np.float32)),
         )
+
+    def _suspect(
+        self, round_: int, usable: Usable, weights_K: np.ndarray, step: Step
+    ) -> tuple[State, Mapping[str, Any]]:
+        """(The scores after a round, what its record says of them); nothing where suspicion is off."""
+        if not self.suspicious or self.roster is None:
+            return {}, {}
+        rows, defence = (tensor_of(usable.updates_KP), tensor_of(weights_K)), self.config.defence
+        known = counted(self.rule, *rows, self.state.rule, step.context)
+        weightless_K = None if known is None else zero_weighted(usable, *known)
+        norm, far = self.config.federation.clipping_norm, defence.suspicion_far
+        judgement = judge(usable, weightless_K, step.update_P, norm, far)
+        history = remember(History.of(self.state.suspicion), judgement, defence)
+        return history.state(), record_of(judgement, left_out(history, self.roster.client_ids_U))
 
     def _step_scale(self, round_: int) -> float:
         """Linear decay; a strategy that Flower's own ``start`` runs for more rounds goes on with the smallest step."""

@@ -18,6 +18,8 @@ from fedquilt.wire import DECLINED, TrainReply
 from strategies.aggregation import Aggregation, aggregate
 from strategies.rules import Aggregator, RoundContext, ServerOptimizer, State
 
+TWICE, WEIGHTLESS, NOT_FINITE = "has more than one row", "claims no examples", "update is not finite"
+FAULTS = (TWICE, WEIGHTLESS, NOT_FINITE)  # of a client's own row; whatever else is wrong may be its node's doing
 CLIP_TOLERANCE = 1e-4  # relative; a float32 sender's rounding. Beyond it a row counts as sent unclipped.
 
 
@@ -125,8 +127,8 @@ def _good_rows(reply: TrainReply, answer: NodeAnswer, rejected: list[Rejection])
     weightless_K = reply.num_examples_K <= 0
     faults = (
         (unasked_K, "was not asked this round"),
-        (twice_K & ~unasked_K, "has more than one row"),
-        (weightless_K & ~twice_K & ~unasked_K, "claims no examples"),
+        (twice_K & ~unasked_K, TWICE),
+        (weightless_K & ~twice_K & ~unasked_K, WEIGHTLESS),
     )
     for mask_K, reason in faults:
         rejected += [Rejection(int(client_id), f"{answer.node}: {reason}") for client_id in np.unique(ids_K[mask_K])]
@@ -185,7 +187,7 @@ def _without_non_finite(usable: Usable) -> Usable:
     if not bad_K.any():
         return usable
     good_K = ~bad_K
-    lost = tuple(Rejection(int(client_id), "update is not finite") for client_id in usable.client_ids_K[bad_K])
+    lost = tuple(Rejection(int(client_id), NOT_FINITE) for client_id in usable.client_ids_K[bad_K])
     return Usable(
         usable.client_ids_K[good_K],
         usable.updates_KP[good_K],
@@ -216,6 +218,7 @@ class Step:
     rule_state: State
     optimizer_state: State
     notes: tuple[str, ...] = ()
+    context: RoundContext = field(default_factory=RoundContext)
 
 
 def advance(
@@ -234,14 +237,15 @@ def advance(
     FederationError where the rule raises or does not return an update.
     """
     aggregation = rule if isinstance(rule, Aggregation) else Aggregation(rule)
-    updates, weights = _tensor(usable.updates_KP), _tensor(weights_K)
-    done = aggregate(aggregation, updates, weights, rule_state, context or RoundContext())
+    updates, weights = tensor_of(usable.updates_KP), tensor_of(weights_K)
+    context = context or RoundContext()
+    done = aggregate(aggregation, updates, weights, rule_state, context)
     next_optimizer_state, delta_P = optimizer.step(optimizer_state, done.update_P)
     next_P = (patch_P + np.float32(step_scale) * delta_P).astype(np.float32)
-    return Step(next_P, done.update_P, done.state, next_optimizer_state, done.notes)
+    return Step(next_P, done.update_P, done.state, next_optimizer_state, done.notes, context)
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
+def tensor_of(array: np.ndarray) -> torch.Tensor:
     """No copy. Torch has no read-only tensors and warns about such arrays; rules are pure by contract."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fedquilt.errors import FederationError
 from strategies.pipeline import CLIP_TOLERANCE, Rejection, Usable
 from strategies.private import Released
 
-_MAY_LACK = ("notes", "release_digest", "privacy_head")
+_MAY_LACK = ("notes", "release_digest", "privacy_head", "suspicion")
 MAX_LISTED = 50  # rejected users by name in a record, and different reasons; a hostile node could send thousands
 
 
@@ -23,7 +23,7 @@ class RoundReport:
 
     ``notes``: what the aggregation says of itself, such as that it fell back to another rule. ``release_digest``,
     ``privacy_head``: what left under differential privacy, and the ledger's head that holds its event; then ``metrics``
-    and ``update_norm`` are empty, as no noise covers them.
+    and ``update_norm`` are empty, as no noise covers them. ``suspicion``: who was charged, and is not drawn any more.
     """
 
     round_: int
@@ -37,6 +37,7 @@ class RoundReport:
     notes: tuple[str, ...] = ()
     release_digest: str = ""
     privacy_head: str = ""
+    suspicion: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The fields of a line in metrics.jsonl, but for ``seconds``.
@@ -65,6 +66,7 @@ def report_round(
     bytes_down: int,
     bytes_up: int,
     notes: tuple[str, ...] = (),
+    suspicion: Mapping[str, Any] | None = None,
 ) -> RoundReport:
     norms_K = usable.norms_K
     return RoundReport(
@@ -80,6 +82,7 @@ def report_round(
             "clipped_share": float(np.mean(norms_K >= clipping_norm * (1 - CLIP_TOLERANCE))),
         },
         notes=notes,
+        suspicion=suspicion or {},
     )
 
 

@@ -151,5 +151,5 @@ def test_after_a_failed_write_nothing_more_is_written_and_the_failure_is_raised(
 def test_checkpoints_are_compared_field_by_field_here():
     assert {field.name for field in dataclasses.fields(Checkpoint)} == {
         "round_", "patch_P", "config_hash", "spec_hash", "population_hash", "ledger_lines",
-        "code_hash", "privacy_head", "optimizer_state", "rule_state",
+        "code_hash", "privacy_head", "optimizer_state", "rule_state", "suspicion_state",
     }  # fmt: skip
