@@ -11,16 +11,17 @@ import numpy as np
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy import events as ev
 from fedquilt.privacy.audit import noise
-from fedquilt.privacy.audit.scores import Channel, Guessed, bounds, guess, rehearse, score, settle
+from fedquilt.privacy.audit.scores import Guessed, bounds, guess, rehearse, score, settle
 from fedquilt.privacy.book import Finding, head_of, ledger_path, read_book
 from fedquilt.privacy.verify import spent, verify
 from fedquilt.runs import RunFolder
 from fedquilt.seeds import generator_for
+from server.canary_devices import federation_of
 from server.canary_rounds import CanaryRounds, MakeApp, MakeSpec, Observed
 
 CERTAIN = 1 - 1e-6  # confidence of what refutes a claim beside the bound that is told
 _AGAIN_ROUNDS = 3  # of the second federation, which only has to differ from the first
-AUDITED = ("central",)
+AUDITED = ("central", "local")
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,20 @@ def audit(run: RunFolder, settings: Settings, make_app: MakeApp, make_spec: Make
     """
     book, _ = read_book(ledger_path(run.path))
     opening = _auditable(book.opening, run)
+    accountants = tuple(dict.fromkeys((*settings.accountants, opening.accountant)))
     released = {event.round_ for event in book.events if isinstance(event, ev.Release)}
     rounds = settings.rounds or len(released)
-    verdict = verify(run.path, accountants=settings.accountants)
+    verdict = verify(run.path, accountants=accountants)
     findings = [replace(finding, text=f"the run: {finding.text}") for finding in verdict.findings]
     upper = _best(verdict.epsilons, opening.delta)
     plan = CanaryRounds(run.config, opening, max(rounds, 1), _num_parameters(run), make_app, make_spec)
-    first = plan.federate(settings.seed, settings.canaries)
-    again = replace(plan, rounds=min(_AGAIN_ROUNDS, plan.rounds)).federate(settings.seed + 1, settings.canaries)
+    first = federation_of(plan, settings.seed, settings.canaries)
+    again = federation_of(plan, settings.seed + 1, settings.canaries, _AGAIN_ROUNDS)
     findings += [*first.findings, *_alike(first, again, opening.sampler.rate)]
     if settings.rounds:
-        upper = _spent(first.events, opening.delta, settings.accountants)
+        upper = _spent(first.events, opening.delta, accountants)
     lower, counts, certain = lower_bounds(first, opening, settings)
-    lower |= _measured(first, opening.delta, settings.accountants)
+    lower |= _measured(first, opening.delta, accountants)
     findings += _beyond(lower, certain, upper)
     return {
         "lower": lower["one-run"],
@@ -93,7 +95,7 @@ def _num_parameters(run: RunFolder) -> int:
 
 def _alike(first: Observed, again: Observed, rate: float) -> list[Finding]:
     """Another seed: other noise and other cohorts."""
-    found = list(noise.between(first.left_TP, again.left_TP))
+    found = list(noise.between(first.left_RP, again.left_RP))
     for t in sorted(set(first.asked) & set(again.asked)):
         if rate < 0.9 and len(first.asked[t]) >= 8 and np.array_equal(first.asked[t], again.asked[t]):
             found.append(Finding("sampling", f"round {t}: two runs with different seeds drew the same cohort"))
@@ -129,16 +131,13 @@ def lower_bounds(
     observed: Observed, opening: ev.RunOpened, settings: Settings
 ) -> tuple[dict[str, float], Guessed, dict[str, float]]:
     """(bounds by method at the settings' confidence, the guesses, the same bounds at ``CERTAIN``)."""
-    canaries, rate = observed.canaries, opening.sampler.rate
-    channels = [
-        Channel(rate, max(look.std, 1e-9), look.loud, -look.loud if canaries.opposed else 0.0)
-        for look in observed.looks
-    ]
+    canaries, channels = observed.canaries, observed.channels
     generator = generator_for(settings.seed, use="audit/rehearsal")
     rule = settle(*rehearse(channels, generator), len(canaries), opening.delta)
-    scores_M = score(channels, np.stack([canaries.along(look.total_P) for look in observed.looks]))
+    scores_M = score(channels, observed.lengths_TM)
+    gaussian = all(channel.rate == 1 for channel in channels)
     told, certain = (
-        bounds(rule, scores_M, canaries.in_M, opening.delta, confidence, gaussian=rate == 1)
+        bounds(rule, scores_M, canaries.in_M, opening.delta, confidence, gaussian)
         for confidence in (settings.confidence, CERTAIN)
     )
     return told, guess(rule, scores_M, canaries.in_M), certain

@@ -21,6 +21,7 @@ from fedquilt.config import Config, parse
 from fedquilt.privacy import events as ev
 from fedquilt.privacy.audit import noise
 from fedquilt.privacy.audit.canaries import Canaries, plant
+from fedquilt.privacy.audit.scores import Channel
 from fedquilt.privacy.book import Finding, ledger_path, read_book
 from fedquilt.privacy.clipping import clip_rows
 from fedquilt.privacy.randomness import Simulated
@@ -41,8 +42,9 @@ MakeSpec = Callable[[int], PatchSpec]
 class WatchedGrid(InProcessGrid):
     """Remembers whom every round asked and which patch they were sent."""
 
-    def __init__(self, client_app: ClientApp, num_supernodes: int):
+    def __init__(self, client_app: ClientApp, num_supernodes: int, canaries: Canaries):
         super().__init__(client_app, num_supernodes)
+        self.canaries = canaries
         self.patches: dict[int, np.ndarray] = {}
         self.asked: dict[int, np.ndarray] = {}
 
@@ -73,19 +75,38 @@ class Look:
 
 @dataclass(frozen=True)
 class Observed:
-    """One federation with canaries, from outside, beside what its ledger says. ``left_TP``: looks less canaries."""
+    """One federation with canaries, from outside, beside what its ledger says.
+
+    ``channels``: of T releases, what each tells of a canary by the claim; ``lengths_TM``: along each one's direction
+    (NaN: not in it). ``left_RP``: R releases less what canaries sent, and ``std_R`` of the noise by their events.
+    """
 
     canaries: Canaries
-    looks: tuple[Look, ...]
-    left_TP: np.ndarray
+    channels: tuple[Channel, ...]
+    lengths_TM: np.ndarray
+    left_RP: np.ndarray
+    std_R: tuple[float, ...]
     asked: Mapping[int, np.ndarray]
     events: tuple[ev.Event, ...]
     findings: tuple[Finding, ...]
 
     def unit_noise(self) -> np.ndarray | None:
-        """[T, P], standard normal by the claim; None where no noise is claimed."""
-        stds_T = np.array([look.std for look in self.looks])
-        return None if not stds_T.size or stds_T.min() <= 0 else self.left_TP / stds_T[:, None]
+        """[R, P], standard normal by the claim; None where no noise is claimed."""
+        std_R = np.array(self.std_R)
+        return None if not std_R.size or std_R.min() <= 0 else self.left_RP / std_R[:, None]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A federation that is over: who watched it, the last patch, and its ledger."""
+
+    config: Config
+    canaries: Canaries
+    grid: WatchedGrid
+    rounds: int
+    patch_P: np.ndarray
+    events: tuple[ev.Event, ...]
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -99,39 +120,52 @@ class CanaryRounds:
     make_app: MakeApp
     make_spec: MakeSpec
 
-    def federate(self, seed: int, num_canaries: int) -> Observed:
+    def execute(self, seed: int, num_canaries: int, watch: type[WatchedGrid] | None = None) -> Executed:
         """Real rounds on the in-process grid, on a ledger of their own, in a folder that is removed afterwards."""
         population_U = np.arange(self.opening.population)
         opposed = self.opening.neighbours == "replace-one"
         generator = generator_for(seed, use="audit/canaries")
         canaries = plant(num_canaries, population_U, self.num_parameters, generator, opposed)
         config = canary_config(self.config, self.opening, self.rounds, seed)
-        grid = WatchedGrid(self.make_app(canaries, population_U), config.federation.num_supernodes)
-        deployment = Deployment(
-            self.make_spec(self.num_parameters),
-            np.zeros(self.num_parameters, np.float32),
-            {"none": np.zeros(1, np.float32)},
-        )
+        app = self.make_app(canaries, population_U)
+        grid = (watch or WatchedGrid)(app, config.federation.num_supernodes, canaries)
+        initial_P = np.zeros(self.num_parameters, np.float32)
+        deployment = Deployment(self.make_spec(self.num_parameters), initial_P, {"none": np.zeros(1, np.float32)})
         with tempfile.TemporaryDirectory(prefix="fedquilt-audit-") as folder:
             run = RunFolder.create(folder, config)
             result = run_federation(grid, config, deployment, run)
             verdict = verify(run.path, sampling_source=_source(config), accountants=("rdp",))
             book, _ = read_book(ledger_path(run.path))
         events = tuple(book.events)
-        patches = _patches(grid.patches, result.rounds, result.patch_P)
-        looks = tuple(
-            _look(*pair, self.opening.expected_cohort, events, config, canaries) for pair in pairwise(patches)
+        findings = (*verdict.findings, *_asked_as_recorded(grid.asked, events))
+        return Executed(config, canaries, grid, result.rounds, result.patch_P, events, findings)
+
+    def federate(self, seed: int, num_canaries: int) -> Observed:
+        """With noise on sums: releases are seen in the patches."""
+        done = self.execute(seed, num_canaries)
+        canaries, asked = done.canaries, done.grid.asked
+        patches = _patches(done.grid.patches, done.rounds, done.patch_P)
+        looks = [_look(*pair, self.opening.expected_cohort, done) for pair in pairwise(patches)]
+        total_TP, std_T = np.stack([look.total_P for look in looks]), tuple(look.std for look in looks)
+        sent_TP = np.stack([_sent(look, canaries, asked) for look in looks])
+        rate = self.opening.sampler.rate
+        return Observed(
+            canaries,
+            tuple(Channel(rate, max(k.std, TINY), k.loud, -k.loud if canaries.opposed else 0.0) for k in looks),
+            np.stack([canaries.along(look.total_P) for look in looks]),
+            total_TP - sent_TP,
+            std_T,
+            asked,
+            done.events,
+            (
+                *done.findings,
+                *noise.gain_complaints(total_TP, sent_TP, std_T),
+                *noise.complaints(total_TP - sent_TP, std_T),
+            ),
         )
-        total_TP, std_T = np.stack([look.total_P for look in looks]), [look.std for look in looks]
-        sent_TP = np.stack([_sent(look, canaries, grid.asked) for look in looks])
-        left_TP = total_TP - sent_TP
-        findings = (
-            *verdict.findings,
-            *_asked_as_recorded(grid.asked, events),
-            *noise.gain_complaints(total_TP, sent_TP, std_T),
-            *noise.complaints(left_TP, std_T),
-        )
-        return Observed(canaries, looks, left_TP, grid.asked, events, findings)
+
+
+TINY = 1e-9  # std of a claim of no noise, which likelihood ratios cannot be made of
 
 
 def canary_config(config: Config, opening: ev.RunOpened, rounds: int, seed: int) -> Config:
@@ -169,13 +203,11 @@ def _patches(sent: Mapping[int, np.ndarray], rounds: int, last_P: np.ndarray) ->
     return [(0, np.zeros_like(last_P)), *between, (rounds, last_P)]
 
 
-def _look(
-    before: Dated, after: Dated, expected: float, events: Sequence[ev.Event], config: Config, canaries: Canaries
-) -> Look:
-    inside = [e for e in events if isinstance(e, ev.GaussianRelease) and before[0] < e.round_ <= after[0]]
+def _look(before: Dated, after: Dated, expected: float, done: Executed) -> Look:
+    inside = [e for e in done.events if isinstance(e, ev.GaussianRelease) and before[0] < e.round_ <= after[0]]
     total_P = (after[1].astype(np.float64) - before[1]) * expected
     std = float(np.sqrt(sum((event.noise_multiplier * event.clipping_norm) ** 2 for event in inside)))
-    return Look(before[0], after[0], total_P, std, _loudness(config, inside[0].clipping_norm, canaries))
+    return Look(before[0], after[0], total_P, std, _loudness(done.config, inside[0].clipping_norm, done.canaries))
 
 
 def _sent(look: Look, canaries: Canaries, asked: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -186,7 +218,8 @@ def _sent(look: Look, canaries: Canaries, asked: Mapping[int, np.ndarray]) -> np
 
 def _asked_as_recorded(asked: Mapping[int, np.ndarray], events: Sequence[ev.Event]) -> list[Finding]:
     """Whom the cloud asked, on the wire, and whom the ledger says that it drew."""
-    recorded = {event.round_: event.cohort_hash for event in events if isinstance(event, ev.GaussianRelease)}
+    drawn = (ev.GaussianRelease, ev.LocalRound)
+    recorded = {event.round_: event.cohort_hash for event in events if isinstance(event, drawn)}
     nobody = ev.ids_hash(np.empty(0, np.int64))
     wrong = [t for t, digest in recorded.items() if ev.ids_hash(asked[t]) != digest] if len(asked) else []
     wrong = [t for t in wrong if t in asked or recorded[t] != nobody]

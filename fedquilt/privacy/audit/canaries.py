@@ -62,6 +62,12 @@ class Canaries:
         parts_MS = np.asarray(update_P, np.float64)[: self.signs_MS.size].reshape(self.signs_MS.shape)
         return (parts_MS * self.signs_MS).sum(axis=1) / np.sqrt(self.signs_MS.shape[1])
 
+    def own_lengths(self, ids_K: np.ndarray, rows_KP: np.ndarray) -> np.ndarray:
+        """float64 [K]: each canary's own row along its own direction. ``ids_K``: canaries only."""
+        place_K, width = np.searchsorted(self.ids_M, ids_K), self.signs_MS.shape[1]
+        parts_KS = np.take_along_axis(rows_KP, place_K[:, None] * width + np.arange(width), axis=1)
+        return (parts_KS.astype(np.float64) * self.signs_MS[place_K]).sum(axis=1) / np.sqrt(width)
+
     def _loudness(self, ids_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(place among the canaries, +1, -1 or 0) of each client; place 0 and 0 for a client who is no canary."""
         place_K = np.searchsorted(self.ids_M, ids_K).clip(max=len(self.ids_M) - 1)

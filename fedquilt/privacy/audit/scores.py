@@ -46,8 +46,8 @@ class Channel:
 
 
 def score(channels: Sequence[Channel], x_TM: np.ndarray) -> np.ndarray:
-    """Σ over releases of the log-likelihood ratio, [M]: the best test there is, if the claim holds."""
-    return np.sum([channel.log_ratio(x_M) for channel, x_M in zip(channels, x_TM, strict=True)], axis=0)
+    """Σ over releases of the log-likelihood ratio, [M]: the best test there is, if the claim holds. NaN: not in it."""
+    return np.nansum([channel.log_ratio(x_M) for channel, x_M in zip(channels, x_TM, strict=True)], axis=0)
 
 
 def rehearse(channels: Sequence[Channel], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
