@@ -20,8 +20,9 @@ PARAMETERS = 600
 
 
 def private_run(folder: Path, users: int = 300, federation: dict[str, Any] | None = None, **privacy: Any) -> RunFolder:
-    """12 rounds, 100 users a round expected. The recorded patch is made 600 wide: room for canaries."""
-    config = toy_task.toy_config(**{"rounds": 12, "cohort_size": 100, "evaluate_every": 0, **(federation or {})})
+    """9 rounds, 100 users a round expected, one node. The recorded patch is made 600 wide: room for canaries."""
+    given = {"rounds": 9, "cohort_size": 100, "num_supernodes": 1, "evaluate_every": 0, **(federation or {})}
+    config = toy_task.toy_config(**given)
     tree = {**config.model_dump(), "privacy": {"mode": "central", "noise_multiplier": 1.0, **privacy}}
     tree["data"]["num_users"] = users
     config = parse(tree)
