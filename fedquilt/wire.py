@@ -23,11 +23,8 @@ from fedquilt.types import PatchSpec
 
 DEPLOY, TRAIN, EVALUATE = "query.deploy", "train", "evaluate"  # Flower message types
 REFUSED = 1000  # error code of a node that understood an order and refuses it; Flower's own codes are below 100
-DECLINED = {
-    1: "the device's update was not finite",
-    2: "the device had no examples",
-    3: "the device's own privacy budget is spent",
-}
+DECLINED = {1: "the device's update was not finite", 2: "the device had no examples"}
+DECLINED |= {3: "the device's own privacy budget is spent"}
 MAX_METRICS, MAX_NAME = 64, 100
 
 T = TypeVar("T")
@@ -70,9 +67,7 @@ class Standing:
 @dataclass(frozen=True)
 class TrainOrder:
     """``settled_round``: a resume goes back to this round at the furthest, so older personal patches may go.
-
-    ``terms``: text of ``fedquilt.privacy.terms.Terms``; empty without privacy.
-    """
+    ``terms``: text of ``fedquilt.privacy.terms.Terms``; empty without privacy."""
 
     standing: Standing
     round_: int
@@ -179,7 +174,7 @@ def read_train_order(content: RecordDict) -> TrainOrder:
         settled_round=facts.integer("settled-round"),
         client_ids_K=read_array(content, "arrays", "client-ids", np.int64, (None,)),
         patch_P=read_array(content, "arrays", "patch", np.float32, (None,)).copy(),
-        terms=facts.text("privacy") if "privacy" in facts else "",
+        terms=facts.optional("privacy"),
     )
 
 
@@ -323,8 +318,8 @@ class Facts:
     def integer(self, key: str) -> int:
         return self._get(key, int)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._record
+    def optional(self, key: str) -> str:
+        return self.text(key) if key in self._record else ""
 
     def _get(self, key: str, kind: type[T]) -> T:
         value: Any = self._record.get(key)

@@ -43,6 +43,11 @@ def require_possible(config: Config) -> None:
     """PrivacyError for what cannot be made private, before the cloud is trained."""
     privacy = config.privacy
     if privacy.mode == "none":
+        if privacy.device_epsilon or privacy.population:
+            raise PrivacyError(
+                "privacy.device_epsilon and privacy.population limit what is spent, and privacy.mode = 'none' spends"
+                " without limit: set a mode, or leave them out"
+            )
         return
     require_mode(config)
 

@@ -49,3 +49,21 @@ def test_the_statement_says_what_no_noise_covers(done):
     assert facts["randomness"] == "simulated"
     assert "the cloud's own model" in facts["deviations"][0]
     assert any("simulation" in sentence for sentence in facts["in_words"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["local", "distributed", "dp-ftrl"])
+def test_a_run_of_every_other_mode_goes_from_simulate_to_the_statement(mode, tmp_path):
+    given = tmp_path / "tiny.toml"
+    given.write_text(tiny_run(federation={"rounds": 2, "evaluate_every": 0}).to_toml())
+    settings = [f"privacy.mode={mode}", "privacy.epsilon=8.0", "privacy.sampler=fixed-order"]
+    options = [option for setting in settings for option in ("--set", setting)]
+    result = cli.invoke(app, ["simulate", "--config", str(given), "--out", str(tmp_path / "runs"), "--json", *options])
+    assert result.exit_code == 0, result.output
+    (run,) = list_runs(tmp_path / "runs")
+    assert 7.8 < json.loads(result.stdout)["results"]["privacy"]["epsilon"] <= 8
+    verdict = cli.invoke(app, ["privacy", "verify", str(run.path), "--sampling-seed", "3"])
+    assert verdict.exit_code == 0, verdict.output
+    told = cli.invoke(app, ["privacy", "statement", str(run.path)])
+    assert told.exit_code == 0, told.output
+    assert "personal patches" in told.stdout
