@@ -31,6 +31,14 @@ def norms(updates_KP: torch.Tensor) -> torch.Tensor:
     return distances_to(updates_KP, torch.zeros(updates_KP.shape[1], dtype=updates_KP.dtype))
 
 
+def clipped(updates_KP: torch.Tensor, bound: float) -> torch.Tensor:
+    """x_k min(1, bound / ||x_k||), a copy: a row is scaled while the cache has it. Rows within keep their bits."""
+    rows_KP = updates_KP.detach().contiguous().numpy()
+    out_KP, zero_P = np.empty_like(rows_KP), np.zeros(rows_KP.shape[1], rows_KP.dtype)
+    _in_threads(lambda first, last: _clip(rows_KP, zero_P, bound, first, last, out_KP), *rows_KP.shape)
+    return torch.from_numpy(out_KP)
+
+
 def weiszfeld_step(
     updates_KP: torch.Tensor, alphas_K: torch.Tensor, point_P: torch.Tensor, smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,6 +121,16 @@ def _distance(row_P, point_P):
 def _distances(rows_KP, point_P, first, last, out_K):
     for k in range(first, last):
         out_K[k] = _distance(rows_KP[k], point_P)
+
+
+@njit(nogil=True, cache=True)
+def _clip(rows_KP, zero_P, bound, first, last, out_KP):
+    for k in range(first, last):
+        row_P, out_P = rows_KP[k], out_KP[k]
+        norm = _distance(row_P, zero_P)
+        factor = row_P.dtype.type(bound / norm if norm > bound else 1.0)
+        for p in range(len(row_P)):
+            out_P[p] = factor * row_P[p]
 
 
 @njit(nogil=True, cache=True)

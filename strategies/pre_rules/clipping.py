@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from strategies.rows import norms
+from strategies.rows import clipped
 from strategies.rules import PRE_RULES, RoundContext, require_number, require_users
 
 
@@ -27,10 +27,10 @@ class Clipping:
         self, updates_KP: torch.Tensor, weights_K: torch.Tensor, context: RoundContext
     ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
         require_users(self, updates_KP)
-        return clip_to(updates_KP, norms(updates_KP), self.norm), weights_K, context
+        return clipped(updates_KP, self.norm), weights_K, context
 
     def own_rows(self, updates_KP: torch.Tensor) -> torch.Tensor:
-        return clip_to(updates_KP, norms(updates_KP), self.norm)
+        return clipped(updates_KP, self.norm)
 
 
 def clip_to(updates_KP: torch.Tensor, norms_K: torch.Tensor, bound: float) -> torch.Tensor:
