@@ -72,6 +72,7 @@ def test_the_same_noise_in_every_round_is_found(run, monkeypatch):
     assert "have the same noise" in findings(run)
 
 
+@pytest.mark.slow
 def test_the_same_noise_twice_in_one_release_is_found(run, monkeypatch):
     def tiled(self, count, context):
         half = generator_for(self.seed, use=context).standard_normal(count // 2)
@@ -89,6 +90,7 @@ def test_fixed_cohorts_that_are_claimed_to_be_poisson_are_found(run, monkeypatch
     assert "the sizes of cohorts" in findings(run)
 
 
+@pytest.mark.slow
 def test_a_noise_seed_that_every_run_uses_is_found(run, monkeypatch):
     def of_no_run(self, count, context):
         return generator_for(0, use=context.split("/")[1]).standard_normal(count)
@@ -103,6 +105,7 @@ def test_a_sampling_seed_that_every_round_uses_is_found(run, monkeypatch):
     assert "have the same cohort: a seed was used twice" in findings(run)
 
 
+@pytest.mark.slow
 def test_a_sampling_seed_that_every_run_uses_is_found(run, monkeypatch):
     honest = samplers._keyed_bits
     monkeypatch.setattr(
@@ -113,6 +116,7 @@ def test_a_sampling_seed_that_every_run_uses_is_found(run, monkeypatch):
     assert "two runs with different seeds drew the same cohort" in findings(run)
 
 
+@pytest.mark.slow
 def test_weights_that_users_claim_are_found(run, monkeypatch):
     honest = strategies.pipeline._gather
 
