@@ -57,7 +57,7 @@ def table_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("budget", "none was set" if budget is None else f"epsilon {budget:g}"),
         ("privacy unit", facts["unit"]),
         ("neighbours", facts["neighbours"]),
-        ("mechanism", facts["mechanism"]),
+        ("mechanism", "; ".join([facts["mechanism"], *facts["particulars"]])),
         ("sampler as executed", facts["sampler"]),
         ("sampling observed", facts["sampling_observed"]),
         ("clipping norm", f"{facts['clipping_norm']:g}"),

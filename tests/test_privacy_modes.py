@@ -19,7 +19,7 @@ from fedquilt.privacy.gaussian import gaussian_epsilon
 from fedquilt.privacy.statement import in_words, statement
 from fedquilt.privacy.verify import verify
 from server.mechanisms import require_mode
-from server.privacy import summary
+from server.privacy import require_possible, summary
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -47,7 +47,12 @@ def test_the_statement_says_how_noise_was_added_and_that_personal_patches_need_n
     facts = statement(run.path)
     words = " ".join(in_words(facts))
     assert "personal patches: they stay on the device, so they need no noise" in words
-    told = {"local": "own device", "distributed": "sums only", "dp-ftrl": "how often"}
+    told = {
+        "local": "own device",
+        "distributed": "sums only",
+        "dp-ftrl": "how often",
+        "quantile": "followed what people send",
+    }
     assert told.get(mode, "added to the sum of all") in words
     assert facts["epsilon"] <= summary(run)["epsilon"]
 
@@ -174,6 +179,11 @@ def test_a_ledger_that_cannot_be_written_releases_nothing(mode, tmp_path, monkey
 def test_what_cannot_be_vouched_for_is_refused(mode, federation, privacy, words):
     with pytest.raises(PrivacyError, match=words):
         require_mode(private(mode, federation, **privacy))
+
+
+def test_limits_without_a_mode_are_refused():
+    with pytest.raises(PrivacyError, match="spends without limit"):
+        require_possible(private("central", mode="none", noise_multiplier=0.0, device_epsilon=3.0))
 
 
 @pytest.mark.parametrize("mode", MODES)

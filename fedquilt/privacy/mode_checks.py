@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ def check_modes(book: Book) -> Iterator[Finding]:
     yield from _clipping_norms(book, book.opening)
     yield from _participations(book, book.opening)
     yield from _mechanism(book, book.opening)
+    yield from _discrete(book)
 
 
 def _clipping_norms(book: Book, opening: ev.RunOpened) -> Iterator[Finding]:
@@ -62,3 +64,17 @@ def _mechanism(book: Book, opening: ev.RunOpened) -> Iterator[Finding]:
         if event.clipping_norm != opening.clipping_norm:
             yield Finding("claim", f"{event.kind} of round {event.round_} has clipping norm {event.clipping_norm:g},"
                           f" the run {opening.clipping_norm:g}")  # fmt: skip
+
+
+def _discrete(book: Book) -> Iterator[Finding]:
+    """What the accountant reads of a discrete release follows from its noise multiplier, norm and grid."""
+    for event in book.events:
+        if not isinstance(event, ev.DistributedRelease):
+            continue
+        cells = event.clipping_norm / event.granularity
+        l2 = cells + math.sqrt(event.dimension) / 2
+        l1 = min(math.sqrt(event.dimension) * l2, l2**2)
+        overstated = event.variance > (event.noise_multiplier * cells) ** 2 * (1 + 1e-9)
+        if overstated or event.l2 < l2 * (1 - 1e-9) or event.l1 < l1 * (1 - 1e-9):
+            yield Finding("claim", f"round {event.round_}: variance {event.variance:g}, l2 {event.l2:g} and l1"
+                          f" {event.l1:g} do not follow from its noise multiplier, clipping norm and grid")  # fmt: skip

@@ -30,8 +30,11 @@ RELEASED = {
 }
 
 NOISE_IN_WORDS = {  # clipping norm, noise multiplier
-    "central": "Each person's contribution was cut to a fixed size ({0:g} at first) and noise {1:g} times that size was"
-    " added to the sum of all before anything was published.",
+    "central": "Each person's contribution was cut to a fixed size ({0:g}) and noise {1:g} times that size was added to"
+    " the sum of all before anything was published.",
+    "adaptive": "Each person's contribution was cut to a size that followed what people send ({0:g} at first), and"
+    " noise on the sum of all and on the count that moved the size was added before anything was published: together as much"
+    " as noise {1:g} times that size on the sum alone.",
     "local": "Each person's own device cut the contribution to a fixed size ({0:g}) and added noise {1:g} times that"
     " size before anything left it; nobody else has to be trusted with the noise.",
     "distributed": "Each person's own device cut the contribution to a fixed size ({0:g}) and added a share of the"
@@ -60,6 +63,7 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict
         "neighbours": opening.neighbours,
         "population": opening.population,
         "mechanism": opening.mechanism,
+        "particulars": _particulars(book.events),
         "sampler": str(opening.sampler),
         "sampler_kind": opening.sampler.kind,
         "sampling_observed": _observed(verdict.cohort_sizes, opening),
@@ -111,7 +115,7 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
         f"Someone who knew everything about everyone else, and who before the run thought it 50 % likely that you took"
         f" part, could after seeing all that was published be at most {bound} sure of it (epsilon {epsilon:.2f}).",
         f"The chance that this promise fails is at most {delta:.1g}.",
-        NOISE_IN_WORDS.get(facts["mechanism"], NOISE_IN_WORDS["central"]).format(facts["clipping_norm"], noise),
+        NOISE_IN_WORDS[_wording(facts)].format(facts["clipping_norm"], noise),
         f"What never leaves a device: {facts['never_leaves']}.",
     ]
     if facts["randomness"] != "secret":
@@ -119,6 +123,12 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
     if not facts["holds"]:
         sentences.append("The check of the records FAILED; see the findings. Do not rely on this statement.")
     return sentences
+
+
+def _wording(facts: Mapping[str, Any]) -> str:
+    if ev.AdaptiveClip.kind in facts["releases"]:
+        return "adaptive"
+    return facts["mechanism"] if facts["mechanism"] in NOISE_IN_WORDS else "central"
 
 
 def digest(facts: Mapping[str, Any]) -> str:
@@ -181,6 +191,24 @@ def _quantiles(book: Any, opening: ev.RunOpened) -> dict[str, float] | None:
     except PrivacyError:
         return None
     return {f"{q:g}": float(np.quantile(epsilons_U, q, method="higher")) for q in QUANTILES}
+
+
+def _particulars(events: list[ev.Event]) -> list[str]:
+    """What a mechanism promises beyond its noise multiplier, as of its last event."""
+    told: dict[str, str] = {}
+    for event in events:
+        if isinstance(event, ev.AdaptiveClip):
+            told[event.kind] = f"clipping norm follows quantile {event.quantile:g}, {event.next_norm:g} in the end"
+        if isinstance(event, ev.DistributedRelease):
+            told[event.kind] = (
+                f"{event.noise} noise, enough of it while at most {event.dropout_margin:.0%} of a round's users vanish"
+            )
+        if isinstance(event, ev.MatrixOpened):
+            told[event.kind] = (
+                f"{event.strategy} over {event.rounds} rounds, each user in at most {event.max_participations} of them,"
+                f" {event.min_separation} apart"
+            )
+    return list(told.values())
 
 
 def _local_rounds(book: Any) -> Iterator[tuple[np.ndarray, float]]:
