@@ -16,6 +16,7 @@ import fedquilt.privacy.ledger as ledger_module
 from fedquilt.errors import ConfigError, FederationError, LedgerError, PrivacyError
 from fedquilt.privacy.events import AdaptiveClip, DeviceRound, GaussianRelease, LocalRound, MatrixOpened, TreeRelease
 from fedquilt.privacy.gaussian import gaussian_epsilon
+from fedquilt.privacy.settings import PrivacyConfig
 from fedquilt.privacy.statement import in_words, statement
 from fedquilt.privacy.verify import verify
 from server.mechanisms import require_mode
@@ -182,8 +183,9 @@ def test_what_cannot_be_vouched_for_is_refused(mode, federation, privacy, words)
 
 
 def test_limits_without_a_mode_are_refused():
+    limit = PrivacyConfig(device_epsilon=3.0)
     with pytest.raises(PrivacyError, match="spends without limit"):
-        require_possible(private("central", mode="none", noise_multiplier=0.0, device_epsilon=3.0))
+        require_possible(toy_task.toy_config().model_copy(update={"privacy": limit}))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -33,8 +33,8 @@ NOISE_IN_WORDS = {  # clipping norm, noise multiplier
     "central": "Each person's contribution was cut to a fixed size ({0:g}) and noise {1:g} times that size was added to"
     " the sum of all before anything was published.",
     "adaptive": "Each person's contribution was cut to a size that followed what people send ({0:g} at first), and"
-    " noise on the sum of all and on the count that moved the size was added before anything was published: together as much"
-    " as noise {1:g} times that size on the sum alone.",
+    " noise on the sum of all and on the count that moved the size was added before anything was published: together as"
+    " much as noise {1:g} times that size on the sum alone.",
     "local": "Each person's own device cut the contribution to a fixed size ({0:g}) and added noise {1:g} times that"
     " size before anything left it; nobody else has to be trusted with the noise.",
     "distributed": "Each person's own device cut the contribution to a fixed size ({0:g}) and added a share of the"
