@@ -46,12 +46,14 @@ def attacks_table(rows: list[Row]) -> str:
 
 
 def tuning_table(rows: list[Row]) -> str:
-    """Validation digits: the worst of all attacks but the patient ones, which no parameter answers."""
-    names = ("none", *REFERENCE, *HIDDEN)
-    lines = [["parameters", *SPLITS.values()], ["---"] * (1 + len(SPLITS))]
+    """Validation digits: the worst of the attacks that were run on them."""
+    names = list(dict.fromkeys(row["attack"] for row in rows))
+    lines = [[f"parameters; worst of {', '.join(names)}", *SPLITS.values()], ["---"] * (1 + len(SPLITS))]
     for options in dict.fromkeys(repr(row["options"]) for row in rows):
         found = [row for row in rows if repr(row["options"]) == options]
-        lines.append([options, *(found_in(found, split, names) for split in SPLITS)])
+        lines.append(
+            [options if options != "{}" else "as it comes", *(found_in(found, split, names) for split in SPLITS)]
+        )
     return _markdown(lines)
 
 

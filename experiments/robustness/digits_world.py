@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,9 @@ def accuracy(rule: Rule, attack: Attack | None, split: str, seed: int, part: str
     """
     inputs, labels, scored, truth = digits(part)
     clients, drawn = partition(labels, split, seed), generator_for(seed, 0, 0, "digits-batches")
-    patch = np.zeros((inputs.shape[1], CLASSES), np.float32)
-    honest_HP, flipped_HP = np.zeros((2, HONEST, patch.size), np.float32)
+    patch: np.ndarray = np.zeros((inputs.shape[1], CLASSES), np.float32)
+    honest_HP: np.ndarray = np.zeros((HONEST, patch.size), np.float32)
+    flipped_HP: np.ndarray = np.zeros_like(honest_HP)
     memory: dict[str, Any] = {}
     for round_ in range(rounds):
         batch_HB = np.stack([places[drawn.integers(0, len(places), BATCH)] for places in clients])
@@ -90,13 +92,13 @@ def accuracy(rule: Rule, attack: Attack | None, split: str, seed: int, part: str
         if attack is not None:
             flipped_HP = MOMENTUM * flipped_HP - (1 - MOMENTUM) * _gradients(patch, x, CLASSES - 1 - y)
             keyed = generator_for(seed, round_, 0, "digits-attack")
-            scene = Scene(honest_HP, flipped_HP, round_, keyed, lambda rows, at=round_: _peek(rule, rows, at), memory)
+            scene = Scene(honest_HP, flipped_HP, round_, keyed, partial(_peek, rule, round_), memory)
             rows_KP = np.concatenate([honest_HP, attack(scene)]).astype(np.float32)
         patch = patch + np.float32(LEARNING_RATE) * rule(rows_KP, round_).reshape(patch.shape)
     return float(((scored @ patch).argmax(axis=1) == truth).mean())
 
 
-def _peek(rule: Any, rows_KP: np.ndarray, round_: int) -> np.ndarray:
+def _peek(rule: Any, round_: int, rows_KP: np.ndarray) -> np.ndarray:
     """What the rule would make of these rows now; its state stays as it is."""
     peek: Callable[[np.ndarray, int], np.ndarray] = getattr(rule, "peek", rule)
     return peek(rows_KP, round_)
