@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,14 +22,15 @@ from fedquilt.graphs.blocks import Sampler, build_blocks
 from fedquilt.graphs.coclick import CoClickGraph
 from fedquilt.graphs.edges import without_pairs
 from fedquilt.graphs.importance import visit_counts
+from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.uniform import uniform_neighbours
 from models.graph_losses import not_in_pair
 from models.graph_model import TorchBlock
-from server.graph_training.judge import recency_weights
 from server.graph_training.negatives import batch_generator, draw_hard, draw_shared
-from server.graph_training.pairs import Histories, batch_of, epoch_order, num_batches
+from server.graph_training.pairs import batch_of, epoch_order, num_batches
 from server.graph_training.schedule import hard_negatives_at
 
+B = TypeVar("B")
 Key = tuple[int, int]  # epoch from 1, number from 0
 
 
@@ -37,7 +38,7 @@ Key = tuple[int, int]  # epoch from 1, number from 0
 class Material:
     """What batches are made of. pairs_P2 int64; cumulative_I of the shared negatives; pool_IR of the hard ones.
 
-    ``histories`` of the pairs, where queries may be users (``query_users``).
+    ``log``: for batches of users.
     """
 
     graph: CoClickGraph
@@ -45,7 +46,7 @@ class Material:
     pairs_P2: np.ndarray
     cumulative_I: np.ndarray
     pool_IR: np.ndarray
-    histories: Histories | None = None
+    log: InteractionLog | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +54,7 @@ class Batch:
     """``queries_B``, ``items_B``, ``shared_M``, ``hard_BH``: places among the D targets of the last block.
 
     ``shared_counts_BM``, ``hard_counts_BH``: whether a negative counts for a pair. ``pairs``: of the whole batch, of
-    which B are this process's share. ``earlier_BA``, like ``queries_B``: what the query's user clicked before it, with
-    weights (0: no such click) relative to the query's; A = 0 where queries are items. ``made_cpu_s``: processor time
-    that making it took.
+    which B are this process's share. ``made_cpu_s``: processor time that making it took.
     """
 
     epoch: int
@@ -69,17 +68,14 @@ class Batch:
     hard_BH: Tensor
     shared_counts_BM: Tensor
     hard_counts_BH: Tensor
-    earlier_BA: Tensor
-    earlier_weights_BA: Tensor
     made_cpu_s: float = 0.0
 
+    @property
+    def rows(self) -> int:
+        return len(self.queries_B)
+
     def to(self, device: str) -> Batch:
-        if device == "cpu":
-            return self
-        moved: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **moved, blocks=tuple(TorchBlock.of(block, device) for block in self.blocks))
+        return moved(self, device)
 
 
 class BatchMaker(Dataset[Batch]):
@@ -105,49 +101,28 @@ class BatchMaker(Dataset[Batch]):
         pairs_B2 = material.pairs_P2[rows_B]
         shared_M = draw_shared(material.cumulative_I, config.shared_negatives, generator)
         hard_BH = draw_hard(material.pool_IR, pairs_B2[:, 0], hard_negatives_at(config, epoch), generator)
-        earlier_BA = self._earlier(rows_B, generator)
-        hidden = np.concatenate([pairs_B2, _predicted_from(earlier_BA, pairs_B2[:, 1])])
-        sample = without_pairs(sampler(config, material.graph, generator), *hidden.T)
+        sample = without_pairs(sampler(config, material.graph, generator), *pairs_B2.T)
         mine = slice(self.rank, None, self.world)
-        batch = self._assembled(pairs_B2[mine], shared_M, hard_BH[mine], earlier_BA[mine], sample)
+        batch = self._assembled(pairs_B2[mine], shared_M, hard_BH[mine], sample)
         return replace(batch, epoch=epoch, number=number, pairs=len(pairs_B2), made_cpu_s=time.process_time() - began)
 
-    def _earlier(self, rows_B: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """int64 [B, A]: the clicks before the query, for the share of pairs whose query is a user; else -1."""
-        config, histories = self.config, self.material.histories
-        if not config.query_users or histories is None:
-            return np.empty((len(rows_B), 0), np.int64)
-        by_user_B = generator.random(len(rows_B)) < config.query_users
-        return np.where(by_user_B[:, None], histories.before(rows_B, config.user_clicks - 1), -1)
-
-    def _assembled(
-        self, pairs_B2: np.ndarray, shared_M: np.ndarray, hard_BH: np.ndarray, earlier_BA: np.ndarray, sample: Sampler
-    ) -> Batch:
-        clicked_BA = np.where(earlier_BA >= 0, earlier_BA, pairs_B2[:, :1])
-        ids = (*pairs_B2.T, shared_M, np.maximum(hard_BH, 0), clicked_BA)
-        targets_D, places = np.unique(np.concatenate([part.ravel() for part in ids]), return_inverse=True)
-        layers = self.config.num_layers
-        blocks = build_blocks(targets_D, sample, layers) if layers else []
-        sources_N = blocks[0].sources_N if blocks else targets_D
-        ends = np.cumsum([part.size for part in ids])[:-1]
-        queries_B, items_B, shared, hard, earlier = (torch.from_numpy(part) for part in np.split(places, ends))
+    def _assembled(self, pairs_B2: np.ndarray, shared_M: np.ndarray, hard_BH: np.ndarray, sample: Sampler) -> Batch:
+        ids = (*pairs_B2.T, shared_M, hard_BH)
+        _, places, features_NF, blocks = placed(self.config, self.material, ids, sample)
+        queries_B, items_B, shared, hard = (torch.from_numpy(part) for part in places)
         query_ids, item_ids = (torch.from_numpy(column) for column in pairs_B2.T.copy())
         return Batch(
             epoch=0,
             number=0,
             pairs=len(pairs_B2),
-            features_NF=torch.from_numpy(self.material.values_IF[sources_N]),
-            blocks=tuple(TorchBlock.of(block) for block in blocks),
+            features_NF=torch.from_numpy(features_NF),
+            blocks=blocks,
             queries_B=queries_B,
             items_B=items_B,
             shared_M=shared,
-            hard_BH=hard.reshape(hard_BH.shape),
+            hard_BH=hard,
             shared_counts_BM=not_in_pair(torch.from_numpy(shared_M), query_ids, item_ids),
             hard_counts_BH=not_in_pair(torch.from_numpy(hard_BH), query_ids, item_ids),
-            earlier_BA=earlier.reshape(earlier_BA.shape),
-            earlier_weights_BA=torch.from_numpy(
-                (earlier_BA >= 0) * recency_weights(self.config)[1 : 1 + earlier_BA.shape[1]]
-            ).float(),
         )
 
     def _order_of(self, epoch: int) -> np.ndarray:
@@ -157,10 +132,26 @@ class BatchMaker(Dataset[Batch]):
         return self._order[1]
 
 
-def _predicted_from(earlier_BA: np.ndarray, items_B: np.ndarray) -> np.ndarray:
-    """int64 [., 2]: (earlier click, predicted item) of all rows."""
-    rows, columns = np.nonzero(earlier_BA >= 0)
-    return np.stack([earlier_BA[rows, columns], items_B[rows]], axis=1)
+def placed(
+    config: GraphModelConfig, material: Material, ids: Sequence[np.ndarray], sample: Sampler
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, tuple[TorchBlock, ...]]:
+    """Targets (all ``ids`` once, sorted), each array's places among these, features of the sources, and the blocks.
+
+    -1 stands for padding and gets the place of some target.
+    """
+    targets_D = np.unique(np.concatenate([part[part >= 0] for part in ids]))
+    blocks = build_blocks(targets_D, sample, config.num_layers) if config.num_layers else []
+    sources_N = blocks[0].sources_N if blocks else targets_D
+    places = [np.searchsorted(targets_D, np.where(part >= 0, part, targets_D[0])) for part in ids]
+    return targets_D, places, material.values_IF[sources_N], tuple(TorchBlock.of(block) for block in blocks)
+
+
+def moved(batch: Any, device: str) -> Any:
+    """A batch with all its tensors on a device."""
+    if device == "cpu":
+        return batch
+    there = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **there, blocks=tuple(TorchBlock.of(block, device) for block in batch.blocks))
 
 
 def sampler(config: GraphModelConfig, graph: CoClickGraph, generator: np.random.Generator) -> Sampler:
@@ -173,12 +164,11 @@ def sampler(config: GraphModelConfig, graph: CoClickGraph, generator: np.random.
     )
 
 
-def produced(maker: BatchMaker, keys: Sequence[Key]) -> Iterator[Batch]:
+def produced(config: GraphModelConfig, maker: Dataset[B], keys: Sequence[Key]) -> Iterator[B]:
     """The batches of ``keys`` in order, made by ``num_producers`` processes up to ``prefetch`` batches ahead each.
 
     Producers are forked, so that they share the graph and the features with this process instead of copying them.
     """
-    config = maker.config
     pool: dict[str, Any] = {
         "collate_fn": _as_made,
         "generator": torch.Generator(),
@@ -189,5 +179,5 @@ def produced(maker: BatchMaker, keys: Sequence[Key]) -> Iterator[Batch]:
     yield from DataLoader(maker, batch_size=None, sampler=list(keys), **pool)
 
 
-def _as_made(batch: Batch) -> Batch:
+def _as_made(batch: B) -> B:
     return batch

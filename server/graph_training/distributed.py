@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fedquilt.errors import ConfigError
+from models.graph_model import GraphModel
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ def world(device: str = "cpu") -> Iterator[World]:
 def shared_model(model: nn.Module, of: World) -> nn.Module:
     """The model whose backward pass averages gradients over all processes."""
     return DistributedDataParallel(model) if of.size > 1 else model
+
+
+def unshared(model: nn.Module) -> GraphModel:
+    """The model inside ``shared_model``."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(inner, GraphModel)
+    return inner
 
 
 def share_of_loss(own_pairs: int, all_pairs: int, of: World) -> float:

@@ -25,12 +25,16 @@ def recency_weights(config: GraphModelConfig) -> np.ndarray:
 
 
 def user_vectors(
-    vectors_IF: np.ndarray, log: InteractionLog, users_B: np.ndarray, config: GraphModelConfig
+    vectors_IF: np.ndarray,
+    log: InteractionLog,
+    users_B: np.ndarray,
+    config: GraphModelConfig,
+    map_FF: np.ndarray | None = None,
 ) -> np.ndarray:
     """[B, F]: sum_a w_a x_a over the ``user_clicks`` latest clicks, a = 0 the latest; zeros without a click.
 
     w_a is proportional to ``user_decay``^a (``user_pooling`` decay) or constant (mean), and sums to 1. ``judge`` item:
-    the latest click alone.
+    the latest click alone. ``map_FF``: the model's user map, unless ``judge`` is item.
     """
     weight_A = recency_weights(config)[: 1 if config.judge == "item" else None]
     clicks = len(weight_A)
@@ -39,17 +43,22 @@ def user_vectors(
     weight_BA = np.where(real_BA, weight_A, 0.0)
     weight_BA /= np.maximum(weight_BA.sum(1, keepdims=True), 1e-12)
     items_BA = log.items_C[np.where(real_BA, place_BA, 0)] if len(log) else np.zeros(place_BA.shape, np.int64)
-    return np.einsum("ba,baf->bf", weight_BA.astype(vectors_IF.dtype), vectors_IF[items_BA])
+    mean_BF = np.einsum("ba,baf->bf", weight_BA.astype(vectors_IF.dtype), vectors_IF[items_BA])
+    return mean_BF if map_FF is None or config.judge == "item" else mean_BF @ map_FF
 
 
 def ranks(
-    vectors_IF: np.ndarray, log: InteractionLog, held: HeldOut, config: GraphModelConfig
+    vectors_IF: np.ndarray,
+    log: InteractionLog,
+    held: HeldOut,
+    config: GraphModelConfig,
+    map_FF: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(greater_H, ties_H) of every held-out click among all items that its user has not clicked in ``log``."""
     parts = []
     for start in range(0, len(held), _AT_ONCE):
         users_B, targets_B = held.users_H[start : start + _AT_ONCE], held.items_H[start : start + _AT_ONCE]
-        scores_BI = user_vectors(vectors_IF, log, users_B, config) @ vectors_IF.T
+        scores_BI = user_vectors(vectors_IF, log, users_B, config, map_FF) @ vectors_IF.T
         seen_BI = np.zeros(scores_BI.shape, bool)
         seen_BI[ragged(log.offsets, log.items_C, users_B)] = True
         parts.append(rank_counts(scores_BI, targets_B, None, seen_BI))
@@ -57,10 +66,16 @@ def ranks(
     return np.concatenate(greater), np.concatenate(ties)
 
 
-def validation_ndcg(vectors_IF: np.ndarray, log: InteractionLog, held: HeldOut, config: GraphModelConfig) -> float:
+def validation_ndcg(
+    vectors_IF: np.ndarray,
+    log: InteractionLog,
+    held: HeldOut,
+    config: GraphModelConfig,
+    map_FF: np.ndarray | None = None,
+) -> float:
     """Mean NDCG@10 over held-out clicks, at most 20,000 of them, evenly spaced."""
     if len(held) > _MOST_JUDGED:
         kept_H = np.zeros(len(held), bool)
         kept_H[np.linspace(0, len(held) - 1, _MOST_JUDGED).astype(np.int64)] = True
         held = held.where(kept_H)
-    return float(ranking_metrics(*ranks(vectors_IF, log, held, config), (K,))[f"NDCG@{K}"].mean())
+    return float(ranking_metrics(*ranks(vectors_IF, log, held, config, map_FF), (K,))[f"NDCG@{K}"].mean())

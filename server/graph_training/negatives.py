@@ -47,8 +47,8 @@ def _thinned(window_SR: np.ndarray, keys_SR: np.ndarray) -> np.ndarray:
 
 
 def draw_hard(pool_IR: np.ndarray, queries_B: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """int64 [B, count]: drawn with replacement from each query's pool; -1 where it is empty."""
-    rows_BR = pool_IR[queries_B]
+    """int64 [B, count]: drawn with replacement from each query's pool; -1 where it is empty, or the query is -1."""
+    rows_BR = np.where(queries_B[:, None] >= 0, pool_IR[queries_B], -1)
     sizes_B = (rows_BR >= 0).sum(1)
     places_BH = (generator.random((len(queries_B), count)) * sizes_B[:, None]).astype(np.int64)
     return np.take_along_axis(rows_BR, places_BH, axis=1).astype(np.int64)

@@ -7,8 +7,6 @@ that walks from it visit, drawn by visit counts (GraphSAGE's co-occurrence, Hami
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from fedquilt.errors import DataError
@@ -33,28 +31,6 @@ def click_pairs(log: InteractionLog, window: int) -> np.ndarray:
             "give the cloud more clicks (split.cloud_share)"
         )
     return pairs_P2
-
-
-@dataclass(frozen=True, eq=False)
-class Histories:
-    """Whose clicks a pair's query comes after. items_C: all clicks; of pair p, the query is click ``queries_P[p]`` and
-    its user's clicks begin at ``firsts_P[p]``.
-    """
-
-    items_C: np.ndarray
-    queries_P: np.ndarray
-    firsts_P: np.ndarray
-
-    @classmethod
-    def of(cls, log: InteractionLog, window: int) -> Histories:
-        """Of ``click_pairs(log, window)``, in the same order."""
-        queries_P = np.concatenate([_earlier(log, distance) for distance in range(1, window + 1)])
-        return cls(log.items_C, queries_P, log.offsets[log.users_C[queries_P]])
-
-    def before(self, pairs_B: np.ndarray, count: int) -> np.ndarray:
-        """int64 [B, count]: the items that the pair's user clicked before the query, the latest first; -1 padded."""
-        place_BA = self.queries_P[pairs_B][:, None] - 1 - np.arange(count)
-        return np.where(place_BA >= self.firsts_P[pairs_B][:, None], self.items_C[np.maximum(place_BA, 0)], -1)
 
 
 def _earlier(log: InteractionLog, distance: int) -> np.ndarray:

@@ -22,9 +22,10 @@ from fedquilt.seeds import generator_for
 from server.cloud import validation_of
 from server.graph_training.batches import Material, sampler
 from server.graph_training.negatives import hard_pool, shared_distribution
-from server.graph_training.pairs import Histories, click_pairs, walk_pairs
+from server.graph_training.pairs import click_pairs, walk_pairs
 from server.graph_training.schedule import hard_negatives_at
 from server.graph_training.trainer import Task
+from server.graph_training.user_batches import rows_of
 
 _WALK_PAIRS_PER_ITEM = 50  # GraphSAGE's 50 walks a node
 
@@ -66,7 +67,8 @@ def prepare(
     material = _material(settings, config.seed, train, catalogue)
     belongs_to = _hash(config, split, catalogue.features)
     task = Task(material, train, valid, catalogue.neighbours, config.seed, belongs_to)
-    facts = {"items": log.num_items, "edges": catalogue.graph.num_edges, "pairs": len(material.pairs_P2)}
+    rows = len(rows_of(train)) if settings.pairs == "users" else len(material.pairs_P2)
+    facts = {"items": log.num_items, "edges": catalogue.graph.num_edges, "pairs": rows}
     return Prepared(task, final, facts | {"features": len(catalogue.features.names)})
 
 
@@ -109,7 +111,9 @@ def _given(name: str, path: Path, log: InteractionLog) -> GivenVectors:
 
 
 def _material(config: GraphModelConfig, seed: int, log: InteractionLog, catalogue: Catalogue) -> Material:
-    if config.pairs == "walks":
+    if config.pairs == "users":
+        pairs_P2 = np.zeros((0, 2), np.int64)
+    elif config.pairs == "walks":
         pairs_P2 = walk_pairs(catalogue.neighbours, _WALK_PAIRS_PER_ITEM, generator_for(seed, use="graph-walk-pairs"))
     else:
         pairs_P2 = click_pairs(log, config.pair_window)
@@ -117,8 +121,7 @@ def _material(config: GraphModelConfig, seed: int, log: InteractionLog, catalogu
     nothing_IR = np.full((log.num_items, 1), -1, np.int32)
     pool_IR = hard_pool(catalogue.graph, config, seed) if uses_hard else nothing_IR
     cumulative_I = shared_distribution(log.popularity_I, config.negative_power)
-    histories = Histories.of(log, config.pair_window) if config.query_users and config.pairs == "clicks" else None
-    return Material(catalogue.graph, catalogue.features.values_IF, pairs_P2, cumulative_I, pool_IR, histories)
+    return Material(catalogue.graph, catalogue.features.values_IF, pairs_P2, cumulative_I, pool_IR, log)
 
 
 def _hash(config: Config, split: Split, features: Features) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +15,17 @@ from fedquilt.graphs.importance import Neighbourhoods
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import HeldOut
 from fedquilt.seeds import key_for
-from models.graph_losses import max_margin, softmax, unsupervised
 from models.graph_model import GraphModel
 from server.graph_training.batches import Batch, BatchMaker, Material, produced
 from server.graph_training.checkpoint import Progress, optimizer_moments, restore_moments
-from server.graph_training.distributed import World, from_leader, mean_over, share_of_loss, shared_model
+from server.graph_training.distributed import World, from_leader, mean_over, share_of_loss, shared_model, unshared
 from server.graph_training.judge import validation_ndcg
+from server.graph_training.objective import batch_loss
 from server.graph_training.schedule import hard_negatives_at, learning_rate_at
-from server.graph_training.vectors import all_vectors, build_model
+from server.graph_training.user_batches import UserBatch, UserBatchMaker
+from server.graph_training.vectors import all_vectors, build_model, map_of
+
+AnyBatch = Batch | UserBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ class Meter:
     loss: float = 0.0
     since: float = field(default_factory=time.perf_counter)
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def waiting(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
         while True:
             self.since = time.perf_counter()
             batch = next(batches, None)
@@ -115,11 +118,11 @@ def _train(config: GraphModelConfig, task: Task, start: Progress | None, hooks: 
         restore_moments(optimizer, start.moments)
     if is_finished(config, progress):
         return progress
-    maker = BatchMaker(config, task.seed, task.material, world.rank, world.size)
+    maker = batch_maker(config, task.seed, task.material, world)
     trained = shared_model(model, world)
     keys = [(e, b) for e in range(progress.epoch + 1, config.epochs + 1) for b in range(maker.batches)]
     meter = Meter()
-    for batch in meter.waiting(produced(maker, keys)):
+    for batch in meter.waiting(produced(config, maker, keys)):
         done = (batch.epoch - 1) * maker.batches + batch.number
         _set_rate(optimizer, learning_rate_at(config, done, maker.batches))
         meter.stepped(take_step(config, task.seed, trained, optimizer, batch.to(config.device), world))
@@ -135,49 +138,32 @@ def _train(config: GraphModelConfig, task: Task, start: Progress | None, hooks: 
     return progress
 
 
+def batch_maker(
+    config: GraphModelConfig, seed: int, material: Material, world: World | None = None
+) -> BatchMaker | UserBatchMaker:
+    """Of pairs, or of users (``graph_model.pairs``)."""
+    world = world or World()
+    kind = UserBatchMaker if config.pairs == "users" else BatchMaker
+    return kind(config, seed, material, world.rank, world.size)
+
+
 def take_step(
     config: GraphModelConfig,
     seed: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
+    batch: AnyBatch,
     world: World,
 ) -> float:
     """-> this process's scaled loss; the mean over processes is the batch's."""
     optimizer.zero_grad()
     shuffle = torch.Generator().manual_seed(key_for(seed, batch.epoch, batch.number, "graph-shuffle") >> 1)
-    loss = batch_loss(config, model(batch.features_NF, batch.blocks, shuffle), batch)
-    loss = loss * share_of_loss(len(batch.queries_B), batch.pairs, world)
+    vectors_DF = model(batch.features_NF, batch.blocks, shuffle)
+    loss = batch_loss(config, vectors_DF, batch, unshared(model).user_map)
+    loss = loss * share_of_loss(batch.rows, batch.pairs, world)
     loss.backward()
     optimizer.step()
     return float(loss.detach())
-
-
-def batch_loss(config: GraphModelConfig, vectors_DF: Tensor, batch: Batch) -> Tensor:
-    """A scalar. With ``hard_share`` h > 0: (1 - h) · loss against shared + h · loss against hard negatives."""
-    shared = (vectors_DF[batch.shared_M], batch.shared_counts_BM)
-    hard = (vectors_DF[batch.hard_BH], batch.hard_counts_BH) if batch.hard_BH.shape[1] else (None, None)
-
-    def against(shared: Sequence[Tensor | None], hard: Sequence[Tensor | None]) -> Tensor:
-        queries_BF, items_BF = query_vectors(vectors_DF, batch), vectors_DF[batch.items_B]
-        if config.loss == "unsupervised":
-            return unsupervised(queries_BF, items_BF, shared[0], hard[0], shared[1], hard[1])
-        if config.loss == "softmax":
-            return softmax(queries_BF, items_BF, config.temperature, shared[0], hard[0], shared[1], hard[1])
-        return max_margin(queries_BF, items_BF, config.margin, shared[0], hard[0], shared[1], hard[1])
-
-    if not config.hard_share or hard[0] is None:
-        return against(shared, hard)
-    return (1 - config.hard_share) * against(shared, (None, None)) + config.hard_share * against((None, None), hard)
-
-
-def query_vectors(vectors_DF: Tensor, batch: Batch) -> Tensor:
-    """[B, F]: the query's vector, or where the query is a user the weighted mean over that user's latest clicks."""
-    queries_BF, weights_BA = vectors_DF[batch.queries_B], batch.earlier_weights_BA
-    if not weights_BA.shape[1]:
-        return queries_BF
-    earlier_BF = torch.einsum("ba,baf->bf", weights_BA, vectors_DF[batch.earlier_BA])
-    return (queries_BF + earlier_BF) / (1 + weights_BA.sum(1, keepdim=True))
 
 
 def _record(
@@ -199,7 +185,8 @@ def _record(
 
 
 def _score(config: GraphModelConfig, task: Task, model: GraphModel) -> float:
-    return validation_ndcg(all_vectors(model, task.material.values_IF, task.neighbours), task.log, task.valid, config)
+    vectors_IF = all_vectors(model, task.material.values_IF, task.neighbours)
+    return validation_ndcg(vectors_IF, task.log, task.valid, config, map_of(model))
 
 
 def _after_epoch(
