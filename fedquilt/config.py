@@ -85,6 +85,9 @@ class GraphModelConfig(_Section):
     dim: int = Field(64, ge=1, description="F, width of item vectors")
     head: bool = Field(True, description="PinSage's two dense layers after the last convolution")
     skip: bool = Field(False, description="adds a linear map of an item's own features to its vector")
+    user_map: bool = Field(
+        False, description="pairs = users: a linear map makes the user's query of the mean of the clicked items' vectors"
+    )
     sampler: Literal["importance", "uniform"] = Field(
         "importance", description="importance: most visited by walks with restart; uniform: any neighbours"
     )
@@ -94,21 +97,22 @@ class GraphModelConfig(_Section):
     restart: float = Field(0.3, ge=0, lt=1, description="chance of going back to the seed before a hop")
     window: int = Field(5, ge=1, description="graph: clicks within this distance in a user's order are co-clicked")
     top_edges: int = Field(50, ge=1, description="graph: co-click edges kept per item")
-    pairs: Literal["clicks", "walks"] = Field(
-        "clicks", description="positive pairs: clicks of one user in a row, or co-occurrence on walks (GraphSAGE)"
+    pairs: Literal["clicks", "walks", "users"] = Field(
+        "clicks",
+        description="positive pairs: clicks of one user in a row, co-occurrence on walks (GraphSAGE), or many at once: "
+        "each of a user's clicks from the others",
     )
     pair_window: int = Field(1, ge=1, description="clicks: distance in a user's order up to which two are a pair")
-    pairs_per_epoch: int = Field(0, ge=0, description="pairs drawn for an epoch; 0 = all")
+    pairs_per_epoch: int = Field(0, ge=0, description="pairs (or users) drawn for an epoch; 0 = all")
     epochs: int = Field(10, ge=0)
-    batch_size: int = Field(1024, ge=1, description="pairs a step; 512 to 4,096 in the paper")
+    batch_size: int = Field(1024, ge=1, description="pairs (or users) a step; 512 to 4,096 in the paper")
     query_users: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of pairs whose query is the user's latest clicks (user_clicks), not one item",
+        0.5, ge=0, le=1, description="pairs = users: share of the loss whose query is the user, not a single click"
     )
+    single_queries: int = Field(4, ge=1, description="pairs = users: clicks of a row that ask alone")
     loss: Literal["max-margin", "unsupervised", "softmax"] = "max-margin"
     temperature: float = Field(1.0, gt=0, description="of the softmax loss")
+    user_temperature: float = Field(0.1, gt=0, description="of the softmax loss where the query is a user")
     margin: float = Field(0.1, ge=0, description="of the max-margin loss")
     shared_negatives: int = Field(500, ge=1, description="random items that all pairs of a batch are told apart from")
     negative_power: float = Field(

@@ -1,16 +1,17 @@
 """Losses of the graph model: PinSage's max-margin, GraphSAGE's unsupervised loss, and supervised ones.
 
-B rows: a query and an item that belong together. Negatives are M items shared by all rows, and H hard ones of each
-row. ``counts`` says which negatives count for which row: ``not_in_pair`` makes it from ids.
+B rows: a query with its positives, the items that belong to it, and its negatives; ``Scores`` says which of these count
+for the row. ``not_in_pair`` makes that from ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, softplus
 
 from fedquilt.errors import DataError
 
@@ -21,61 +22,56 @@ def not_in_pair(negatives: Tensor, queries_B: Tensor, items_B: Tensor) -> Tensor
     return (rows != queries_B[:, None]) & (rows != items_B[:, None]) & (rows >= 0)
 
 
-def max_margin(
-    queries_BF: Tensor,
-    items_BF: Tensor,
-    margin: float,
-    shared_MF: Tensor | None = None,
-    hard_BHF: Tensor | None = None,
-    shared_counts_BM: Tensor | None = None,
-    hard_counts_BH: Tensor | None = None,
-) -> Tensor:
-    """Mean over rows of E_n max(0, z_q · z_n - z_q · z_i + margin), a scalar (Ying et al. 2018, equation 1).
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """values [B, N] of B queries with their items, and which of these count, bool [B, N]."""
 
-    The expectation runs over all negatives that count for the row, shared and hard alike; a row without any costs 0.
+    values: Tensor
+    counts: Tensor
+
+    def __post_init__(self) -> None:
+        if self.counts.shape != self.values.shape:
+            raise DataError(f"counts {tuple(self.counts.shape)} do not fit scores {tuple(self.values.shape)}")
+
+    def beside(self, other: Scores) -> Scores:
+        return Scores(torch.cat([self.values, other.values], dim=1), torch.cat([self.counts, other.counts], dim=1))
+
+
+def max_margin(positive: Scores, negative: Scores, margin: float) -> Tensor:
+    """Mean over rows of E_i E_n max(0, z_q · z_n - z_q · z_i + margin), a scalar (Ying et al. 2018, equation 1).
+
+    The expectations run over all positives and negatives that count for the row; a row without any costs 0.
     """
-    scores_BN, counts_BN = _negatives(queries_BF, shared_MF, hard_BHF, shared_counts_BM, hard_counts_BH)
-    hinge_BN = torch.relu(scores_BN - _positive(queries_BF, items_BF)[:, None] + margin)
-    return _row_means(hinge_BN, counts_BN).mean()
+    hinge_BPN = torch.relu(negative.values[:, None, :] - positive.values[:, :, None] + margin)
+    among_BN = negative.counts
+    by_positive_BP = torch.where(among_BN[:, None], hinge_BPN, 0).sum(2) / among_BN.sum(1, keepdim=True).clamp(min=1)
+    return _row_means(by_positive_BP, positive.counts).mean()
 
 
-def unsupervised(
-    queries_BF: Tensor,
-    items_BF: Tensor,
-    shared_MF: Tensor | None = None,
-    hard_BHF: Tensor | None = None,
-    shared_counts_BM: Tensor | None = None,
-    hard_counts_BH: Tensor | None = None,
-    Q: float = 20.0,
-) -> Tensor:
-    """Mean over rows of -log sigma(z_u · z_v) - Q E_n log sigma(-z_u · z_n), a scalar (Hamilton et al. 2017, eq. 1).
+def unsupervised(positive: Scores, negative: Scores, Q: float = 20.0) -> Tensor:
+    """Mean over rows of -E_v log sigma(z_u · z_v) - Q E_n log sigma(-z_u · z_n), a scalar (Hamilton et al. 2017).
 
-    u and v co-occur on a random walk; the expectation runs over the negatives that count for the row. Q = 20 is the
-    paper's number of negatives.
+    u and v co-occur on a random walk; the expectations run over what counts for the row. Q = 20 is the paper's number
+    of negatives (equation 1).
     """
-    scores_BN, counts_BN = _negatives(queries_BF, shared_MF, hard_BHF, shared_counts_BM, hard_counts_BH)
-    pushed_B = _row_means(logsigmoid(-scores_BN), counts_BN)
-    return -(logsigmoid(_positive(queries_BF, items_BF)) + Q * pushed_B).mean()
+    pulled_B = _row_means(logsigmoid(positive.values), positive.counts)
+    pushed_B = _row_means(logsigmoid(-negative.values), negative.counts)
+    return -(pulled_B + Q * pushed_B).mean()
 
 
-def softmax(
-    queries_BF: Tensor,
-    items_BF: Tensor,
-    temperature: float,
-    shared_MF: Tensor | None = None,
-    hard_BHF: Tensor | None = None,
-    shared_counts_BM: Tensor | None = None,
-    hard_counts_BH: Tensor | None = None,
-) -> Tensor:
-    """Mean over rows of -log( e^(s_i / t) / (e^(s_i / t) + sum_n e^(s_n / t)) ), s = z_q · z, a scalar.
+def softmax(positive: Scores, negative: Scores, temperature: float) -> Tensor:
+    """Mean over rows of -E_i log( e^(s_i / t) / (e^(s_i / t) + sum_n e^(s_n / t)) ), s = z_q · z, a scalar.
 
     The sampled softmax (Jean et al. 2015, arXiv:1412.2007) over the negatives that count for the row; evenly drawn ones
-    need no correction.
+    need no correction. Positives of one row do not stand against each other.
     """
-    scores_BN, counts_BN = _negatives(queries_BF, shared_MF, hard_BHF, shared_counts_BM, hard_counts_BH)
-    among_BN = scores_BN.masked_fill(~counts_BN, -torch.inf)
-    logits = torch.cat([_positive(queries_BF, items_BF)[:, None], among_BN], dim=1) / temperature
-    return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    among_BN = (negative.values / temperature).masked_fill(~negative.counts, -torch.inf)
+    against_B1 = torch.logsumexp(torch.cat([among_BN, torch.full_like(among_BN[:, :1], _NOTHING)], 1), 1, keepdim=True)
+    costs_BP = softplus(against_B1 - positive.values / temperature)
+    return _row_means(costs_BP, positive.counts).mean()
+
+
+_NOTHING = -1e9  # a row without negatives costs 0, with a finite gradient
 
 
 def one_label(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -96,38 +92,6 @@ def many_labels(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
 
 
 SUPERVISED: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"cross-entropy": one_label, "multi-label": many_labels}
-
-
-def _positive(queries_BF: Tensor, items_BF: Tensor) -> Tensor:
-    return (queries_BF * items_BF).sum(1)
-
-
-def _negatives(
-    queries_BF: Tensor,
-    shared_MF: Tensor | None,
-    hard_BHF: Tensor | None,
-    shared_counts_BM: Tensor | None,
-    hard_counts_BH: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Scores of all negatives against the queries, and which count: both [B, M + H]."""
-    scores, counts = [], []
-    if shared_MF is not None:
-        scores.append(queries_BF @ shared_MF.T)
-        counts.append(_counts(scores[-1], shared_counts_BM))
-    if hard_BHF is not None:
-        scores.append(torch.einsum("bf,bhf->bh", queries_BF, hard_BHF))
-        counts.append(_counts(scores[-1], hard_counts_BH))
-    if not scores:
-        raise DataError("a loss against negatives needs shared negatives, hard negatives or both; got neither")
-    return torch.cat(scores, dim=1), torch.cat(counts, dim=1)
-
-
-def _counts(scores: Tensor, counts: Tensor | None) -> Tensor:
-    if counts is None:
-        return torch.ones_like(scores, dtype=torch.bool)
-    if counts.shape != scores.shape:
-        raise DataError(f"counts {tuple(counts.shape)} do not fit negatives: expected {tuple(scores.shape)}")
-    return counts
 
 
 def _row_means(values_BN: Tensor, counts_BN: Tensor) -> Tensor:

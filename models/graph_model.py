@@ -2,6 +2,8 @@
 
     z_u = h_u^K                           GraphSAGE (Hamilton et al. 2017, arXiv:1706.02216)
     z_u = G2 ReLU(G1 h_u^K + g)           with the head of PinSage (Ying et al. 2018, arXiv:1806.01973, algorithm 2)
+    z_u = ... + S x_u                     with a skip connection from the item's own features x_u, linear
+    q = U mean_j z_j                      with a user map: the query of somebody who clicked items j
 
 No parameter belongs to an item: an item never seen gets its vector from its features and its neighbours'.
 """
@@ -54,11 +56,20 @@ class GraphModel(nn.Module):
     Errors: ``DataError`` for a number of blocks or a feature width that does not fit.
     """
 
-    def __init__(self, in_dim: int, layers: Sequence[Convolution], head: nn.Module | None = None):
+    def __init__(
+        self,
+        in_dim: int,
+        layers: Sequence[Convolution],
+        head: nn.Module | None = None,
+        skip: nn.Module | None = None,
+        user_map: nn.Linear | None = None,
+    ):
         super().__init__()
         self.in_dim = in_dim
         self.layers = nn.ModuleList(layers)
         self.head = head
+        self.skip = skip
+        self.user_map = user_map
 
     def convolution(self, layer: int) -> Convolution:
         found = self.layers[layer]
@@ -77,11 +88,12 @@ class GraphModel(nn.Module):
             if layer.reads_order and generator is not None:
                 neighbours_DT, weights_DT = permuted_rows(neighbours_DT, weights_DT, generator)
             h_NF = layer(h_NF, neighbours_DT, weights_DT)
-        return self.finish(h_NF)
+        return self.finish(h_NF, features_NF[: len(h_NF)])
 
-    def finish(self, h_DF: Tensor) -> Tensor:
-        """What follows the last convolution, row by row."""
-        return h_DF if self.head is None else self.head(h_DF)
+    def finish(self, h_DF: Tensor, features_DF: Tensor) -> Tensor:
+        """What follows the last convolution, row by row; ``features_DF``: the same items' features."""
+        z_DF = h_DF if self.head is None else self.head(h_DF)
+        return z_DF if self.skip is None else z_DF + self.skip(features_DF)
 
     def _require(self, features_NF: Tensor, blocks: Sequence[LayerBlock]) -> None:
         if len(blocks) != len(self.layers):
@@ -102,6 +114,8 @@ def build_graph_model(
     dim: int,
     head: bool,
     generator: torch.Generator,
+    skip: bool = False,
+    user_map: bool = False,
 ) -> GraphModel:
     """Parameters are drawn from ``generator`` alone.
 
@@ -114,7 +128,13 @@ def build_graph_model(
     widths = [in_dim, *[hidden] * (num_layers - 1), dim] if num_layers else [in_dim]
     with torch.random.fork_rng(devices=[]):  # torch draws default parameters, which ``_initialise`` replaces
         layers = [kind(before, hidden, after) for before, after in pairwise(widths)]
-        model = GraphModel(in_dim, layers, _dense_layers(widths[-1], dim) if head else None)
+        model = GraphModel(
+            in_dim,
+            layers,
+            head=_dense_layers(widths[-1], dim) if head else None,
+            skip=nn.Linear(in_dim, dim, bias=False) if skip else None,
+            user_map=nn.Linear(dim, dim, bias=False) if user_map else None,
+        )
     _initialise(model, generator)
     return model
 
@@ -133,8 +153,12 @@ def _dense_layers(in_dim: int, dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), nn.Linear(dim, dim, bias=False))
 
 
-def _initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Dense layers: Glorot uniform (as GraphSAGE's released code), biases 0. LSTM: uniform, +-1 / sqrt(hidden)."""
+def _initialise(model: GraphModel, generator: torch.Generator) -> None:
+    """Dense layers: Glorot uniform (as GraphSAGE's released code), biases 0. LSTM: uniform, +-1 / sqrt(hidden).
+
+    The skip connection: orthogonal, so that dot products of standardised features are kept (as far as ``dim`` goes), at
+    a gain that makes their rows about unit long. The user map: the identity.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=generator)
@@ -144,3 +168,7 @@ def _initialise(model: nn.Module, generator: torch.Generator) -> None:
             bound = 1 / math.sqrt(module.hidden_size)
             for parameter in module.parameters():
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    if isinstance(model.skip, nn.Linear):
+        nn.init.orthogonal_(model.skip.weight, gain=1 / math.sqrt(model.in_dim), generator=generator)
+    if model.user_map is not None:
+        nn.init.eye_(model.user_map.weight)

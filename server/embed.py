@@ -192,19 +192,27 @@ def _batches(work: Work, step: Step, span: Span) -> Iterator[np.ndarray]:
         before_RF = np.array(work.features_IF[span.first : span.last])
     parts = torch.from_numpy(before_RF).split(work.batch)
     if step.kind == "head":
-        yield from (work.model.finish(h_DF).numpy() for h_DF in parts)
+        yield from (work.model.finish(h_DF, h_DF).numpy() for h_DF in parts)
     elif step.kind == "project":
         layer = work.model.convolution(step.layer)
         yield from (layer.project(h_DF).numpy() for h_DF in parts)
     else:
-        yield from (_reduced(work, step, *batch) for batch in zip(parts, *_tables(work, span), strict=True))
+        first = span.first
+        for h_DF, places_DT, weights_DT in zip(parts, *_tables(work, span), strict=True):
+            rows_DF = _reduced(work, step, h_DF, places_DT, weights_DT)
+            yield (_finished_rows(work, rows_DF, first) if work.is_last(step) else rows_DF).numpy()
+            first += len(h_DF)
 
 
-def _reduced(work: Work, step: Step, h_DF: Tensor, places_DT: Tensor, weights_DT: Tensor) -> np.ndarray:
+def _reduced(work: Work, step: Step, h_DF: Tensor, places_DT: Tensor, weights_DT: Tensor) -> Tensor:
     layer = work.model.convolution(step.layer)
     m_IM = torch.from_numpy(work.scratch("project", step.layer).map())
-    h_DF = layer.update(h_DF, layer.gather_and_pool(m_IM, places_DT, weights_DT), weights_DT)
-    return (work.model.finish(h_DF) if work.is_last(step) else h_DF).numpy()
+    return layer.update(h_DF, layer.gather_and_pool(m_IM, places_DT, weights_DT), weights_DT)
+
+
+def _finished_rows(work: Work, h_DF: Tensor, first: int) -> Tensor:
+    """Head and skip connection, for items from ``first`` on."""
+    return work.model.finish(h_DF, torch.from_numpy(np.array(work.features_IF[first : first + len(h_DF)])))
 
 
 def _tables(work: Work, span: Span) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

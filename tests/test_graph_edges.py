@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedquilt.errors import DataError
 from fedquilt.graphs.blocks import build_blocks, table_sampler
-from fedquilt.graphs.edges import without_edges, without_pairs
+from fedquilt.graphs.edges import Clickers, without_edges, without_pairs, without_users
 from fedquilt.graphs.importance import Neighbourhoods
+from fedquilt.graphs.log import InteractionLog
 
 
 def table() -> Neighbourhoods:
@@ -60,3 +63,37 @@ def test_lengths_that_differ_are_refused_in_words():
         without_edges(table(), np.arange(4), np.array([1]))
     with pytest.raises(DataError, match="1 heads for 2 tails"):
         without_pairs(table_sampler(table()), np.array([1]), np.array([1, 2]))
+
+
+def resting(histories: list[list[int]], users: list[int]) -> list[list[int]]:
+    """What is left of item 0's neighbours 1, 2, 3."""
+    of_C = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
+    log = InteractionLog("hand", of_C, np.concatenate(histories).astype(np.int64), len(histories), 4)
+    rows = Neighbourhoods(np.array([[1, 2, 3]], np.int32), np.full((1, 3), 1 / 3, np.float32))
+    return without_users(lambda seeds: rows, Clickers.of(log), np.array(users))(np.array([0])).items_ST.tolist()
+
+
+def test_a_neighbour_that_rests_on_the_batch_s_users_is_hidden():
+    # 0 and 1: users 0, 1, 2, 3; 0 and 2: users 0, 1; 0 and 3: nobody.
+    histories = [[0, 1, 2], [0, 1, 2], [0, 1], [1, 0], [3]]
+    assert resting(histories, [4]) == [[1, 2, 3]]
+    assert resting(histories, [0]) == [[1, 3, -1]]  # half of two
+    assert resting(histories, [0, 1]) == [[3, -1, -1]]  # half of four
+    assert resting(histories, [2]) == [[1, 2, 3]]  # a quarter of four
+
+
+def test_a_user_who_clicked_an_item_twice_counts_once():
+    assert resting([[0, 1, 1, 1, 0], [0, 1], [0, 1]], [0]) == [[1, 2, 3]]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8),
+    st.sets(st.integers(0, 7), min_size=1),
+)
+def test_hiding_by_users_is_what_counting_says(histories, users):
+    users = sorted(user % len(histories) for user in users)
+    kept = []
+    for item in (1, 2, 3):
+        both = [user for user, history in enumerate(histories) if {0, item} <= set(history)]
+        kept += [item] if not both or 2 * len(set(both) & set(users)) < len(both) else []
+    assert resting(histories, users) == [kept + [-1] * (3 - len(kept))]

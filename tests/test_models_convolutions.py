@@ -14,6 +14,7 @@ from torch_geometric.nn import SAGEConv
 from fedquilt.errors import UnknownNameError
 from models.convolutions import CONVOLUTIONS
 from models.convolutions.base import gathered_weighted_mean, unit_rows, weighted_mean
+from models.convolutions.sparse_sum import gathered_sum
 from models.convolutions.sage_lstm import permuted_rows
 
 NAMES = tuple(CONVOLUTIONS)
@@ -310,3 +311,11 @@ def test_unit_rows_leave_zeros_alone():
 def test_an_unknown_convolution_names_its_neighbour():
     with pytest.raises(UnknownNameError, match="did you mean 'pinsage'"):
         CONVOLUTIONS["pinsag"]
+
+
+def test_the_gathered_sum_has_the_gradient_that_finite_differences_say():
+    generator = torch.Generator().manual_seed(0)
+    sources_NM = torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    places_DT = torch.tensor([[0, 4, 4], [2, 0, 0]])  # one source twice in a row, and one in both
+    weights_DT = torch.tensor([[0.5, 0.25, 0.25], [1.0, 2.0, 0.0]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda m_NM: gathered_sum(m_NM, places_DT, weights_DT), sources_NM)

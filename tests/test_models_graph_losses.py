@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from fedquilt.errors import DataError
-from models.graph_losses import SUPERVISED, max_margin, not_in_pair, unsupervised
+from models.graph_losses import SUPERVISED, Scores, max_margin, not_in_pair, softmax, unsupervised
 
-# z_q · z_i = .5 and .8; against the shared n_0, n_1: (.6, .3) and (.7, .9); against the hard one of each row: .45, .1
-QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-ITEMS = torch.tensor([[0.5, 9.0], [9.0, 0.8]])
-SHARED = torch.tensor([[0.6, 0.7], [0.3, 0.9]])
-HARD = torch.tensor([[[0.45, 9.0]], [[9.0, 0.1]]])
+
+def scores(values: list[list[float]], counts: list[list[bool]] | None = None) -> Scores:
+    tensor = torch.tensor(values)
+    return Scores(tensor, torch.ones_like(tensor, dtype=torch.bool) if counts is None else torch.tensor(counts))
+
+
+POSITIVE = scores([[0.5], [0.8]])
+SHARED = scores([[0.6, 0.3], [0.7, 0.9]])
+HARD = scores([[0.45], [0.1]])
 
 
 def log_sigmoid(x: float) -> float:
@@ -23,28 +27,30 @@ def log_sigmoid(x: float) -> float:
 
 def test_max_margin_by_hand():
     # Margin .1. Row 0: .6 - .5 + .1 = .2 and 0. Row 1: 0 and .9 - .8 + .1 = .2. Means .1, .1.
-    assert max_margin(QUERIES, ITEMS, 0.1, SHARED).item() == pytest.approx(0.1)
+    assert max_margin(POSITIVE, SHARED, 0.1).item() == pytest.approx(0.1)
 
 
 def test_hard_negatives_join_the_expectation():
     # Hard hinges: .45 - .5 + .1 = .05 and 0. Rows: (.2 + 0 + .05) / 3 and (.2) / 3.
-    assert max_margin(QUERIES, ITEMS, 0.1, SHARED, HARD).item() == pytest.approx(0.45 / 6)
-    assert max_margin(QUERIES, ITEMS, 0.1, hard_BHF=HARD).item() == pytest.approx(0.05 / 2)
+    assert max_margin(POSITIVE, SHARED.beside(HARD), 0.1).item() == pytest.approx(0.45 / 6)
+    assert max_margin(POSITIVE, HARD, 0.1).item() == pytest.approx(0.05 / 2)
 
 
-def test_what_does_not_count_is_left_out_of_the_expectation():
+def test_negatives_that_do_not_count_are_left_out_of_the_expectation():
     # Row 0 without n_1: .2. Row 1 without anything: 0.
-    counts = torch.tensor([[True, False], [False, False]])
-    assert max_margin(QUERIES, ITEMS, 0.1, SHARED, shared_counts_BM=counts).item() == pytest.approx(0.1)
-    # Row 0: .2 of n_0 alone; its hard one does not count. Row 1: its hard one, 0.
-    hard_counts = torch.tensor([[False], [True]])
-    found = max_margin(QUERIES, ITEMS, 0.1, SHARED, HARD, counts, hard_counts)
-    assert found.item() == pytest.approx(0.1)
+    some = scores([[0.6, 0.3], [0.7, 0.9]], [[True, False], [False, False]])
+    assert max_margin(POSITIVE, some, 0.1).item() == pytest.approx(0.1)
+
+
+def test_several_positives_of_a_row_are_averaged_and_padding_is_not_one():
+    # Against .6, margin .1: .2 for .5 and 0 for .8; the third does not count. Row 1 has no positive: 0.
+    positive = scores([[0.5, 0.8, -9.0], [0.5, 0.8, 0.0]], [[True, True, False], [False] * 3])
+    assert max_margin(positive, scores([[0.6], [0.6]]), 0.1).item() == pytest.approx(0.1 / 2)
 
 
 def test_a_wider_margin_costs_more_and_a_well_ranked_pair_nothing():
-    assert max_margin(QUERIES, ITEMS, 1.0, SHARED) > max_margin(QUERIES, ITEMS, 0.1, SHARED)
-    assert max_margin(QUERIES, 10 * ITEMS, 0.1, SHARED).item() == 0
+    assert max_margin(POSITIVE, SHARED, 1.0) > max_margin(POSITIVE, SHARED, 0.1)
+    assert max_margin(scores([[5.0], [8.0]]), SHARED, 0.1).item() == 0
 
 
 def test_the_unsupervised_loss_by_hand():
@@ -52,32 +58,59 @@ def test_the_unsupervised_loss_by_hand():
         log_sigmoid(0.5) + 3 * (log_sigmoid(-0.6) + log_sigmoid(-0.3)) / 2,
         log_sigmoid(0.8) + 3 * (log_sigmoid(-0.7) + log_sigmoid(-0.9)) / 2,
     ]
-    assert unsupervised(QUERIES, ITEMS, SHARED, Q=3).item() == pytest.approx(-sum(rows) / 2)
-    counts = torch.tensor([[True, True], [False, False]])
+    assert unsupervised(POSITIVE, SHARED, Q=3).item() == pytest.approx(-sum(rows) / 2)
+    some = scores([[0.6, 0.3], [0.7, 0.9]], [[True, True], [False, False]])
     rows[1] = log_sigmoid(0.8)
-    found = unsupervised(QUERIES, ITEMS, SHARED, shared_counts_BM=counts, Q=3)
-    assert found.item() == pytest.approx(-sum(rows) / 2)
+    assert unsupervised(POSITIVE, some, Q=3).item() == pytest.approx(-sum(rows) / 2)
 
 
-@pytest.mark.parametrize("loss", [lambda *z, **n: max_margin(*z, margin=5.0, **n), unsupervised])
-def test_a_negative_that_does_not_count_gets_no_gradient(loss):
-    shared, hard = SHARED.clone().requires_grad_(), HARD.clone().requires_grad_()
-    counts, hard_counts = torch.tensor([[True, False], [True, False]]), torch.tensor([[True], [False]])
-    loss(
-        QUERIES, ITEMS, shared_MF=shared, hard_BHF=hard, shared_counts_BM=counts, hard_counts_BH=hard_counts
-    ).backward()
-    assert shared.grad[0].any()
-    assert not shared.grad[1].any()
-    assert hard.grad[0].any()
-    assert not hard.grad[1].any()
+def test_the_softmax_loss_by_hand():
+    # 1 against 0 at temperature .5 (the other 0 does not count): log(1 + e^-2)
+    negative = scores([[0.0, 0.0]], [[True, False]])
+    assert softmax(scores([[1.0]]), negative, 0.5).item() == pytest.approx(math.log1p(math.exp(-2)))
 
 
-@pytest.mark.parametrize("loss", [lambda *z: max_margin(*z[:2], 0.3, *z[2:]), unsupervised])
-def test_gradients_are_those_of_finite_differences(loss):
+def test_positives_of_one_row_do_not_stand_against_each_other():
+    # each of 1 and 2 against 0 alone
+    expected = (math.log1p(math.exp(-1)) + math.log1p(math.exp(-2))) / 2
+    assert softmax(scores([[1.0, 2.0]]), scores([[0.0]]), 1.0).item() == pytest.approx(expected)
+
+
+LOSSES = {
+    "max-margin": lambda positive, negative: max_margin(positive, negative, 5.0),
+    "unsupervised": unsupervised,
+    "softmax": lambda positive, negative: softmax(positive, negative, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_does_not_count_gets_no_gradient(name):
+    positive, negative = (torch.randn(2, 3, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    counts = torch.tensor([[True, True, False], [True, False, True]])
+    positive.requires_grad_(), negative.requires_grad_()
+    LOSSES[name](Scores(positive, counts), Scores(negative, counts)).backward()
+    assert ((positive.grad != 0) == counts).all()
+    assert ((negative.grad != 0) == counts).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_row_without_any_negative_costs_nothing_finite_gradients_included(name):
+    positive = torch.zeros(1, 2, requires_grad=True)
+    none = Scores(torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool))
+    cost = LOSSES[name](Scores(positive, torch.ones(1, 2, dtype=torch.bool)), none)
+    cost.backward()
+    assert cost.item() == pytest.approx(0 if name != "unsupervised" else math.log(2))
+    assert positive.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_finite_differences(name):
     generator = torch.Generator().manual_seed(0)
-    shapes = ((4, 3), (4, 3), (5, 3), (4, 2, 3))
-    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
-    assert torch.autograd.gradcheck(loss, tensors)
+    tensors = [torch.randn(4, n, generator=generator, dtype=torch.float64).requires_grad_() for n in (2, 5)]
+    counts = torch.ones(4, 5, dtype=torch.bool)
+    assert torch.autograd.gradcheck(
+        lambda positive, negative: LOSSES[name](Scores(positive, counts[:, :2]), Scores(negative, counts)), tensors
+    )
 
 
 def test_a_row_is_not_told_apart_from_its_own_query_and_item():
@@ -107,10 +140,8 @@ def test_multi_label_by_hand():
 
 
 def test_wrong_shapes_and_labels_are_refused():
-    with pytest.raises(DataError, match="got neither"):
-        max_margin(QUERIES, ITEMS, 0.1)
-    with pytest.raises(DataError, match=r"expected \(2, 2\)"):
-        max_margin(QUERIES, ITEMS, 0.1, SHARED, shared_counts_BM=torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(DataError, match="do not fit scores"):
+        Scores(torch.zeros(2, 2), torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(DataError, match="label 2, but logits are for 2 classes"):
         SUPERVISED["cross-entropy"](torch.zeros(1, 2), torch.tensor([2]))
     with pytest.raises(DataError, match="one label a row"):

@@ -12,7 +12,7 @@ from fedquilt.graphs.blocks import build_blocks, table_sampler
 from fedquilt.graphs.coclick import build_coclick
 from fedquilt.graphs.importance import ppr
 from models.convolutions import CONVOLUTIONS
-from models.graph_losses import max_margin
+from models.graph_losses import Scores, max_margin
 from models.graph_model import TorchBlock, build_graph_model
 
 FEATURES = 5
@@ -94,6 +94,12 @@ def test_a_block_of_numpy_arrays_shares_their_memory():
     assert block.neighbours_DT.dtype == torch.int64
 
 
+def of_items(queries_BF: torch.Tensor, items: torch.Tensor) -> Scores:
+    """Dot products with one item a query, or with several."""
+    values_BN = torch.einsum("bf,bnf->bn", queries_BF, items if items.dim() == 3 else items[:, None])
+    return Scores(values_BN, torch.ones_like(values_BN, dtype=torch.bool))
+
+
 def test_an_item_never_seen_gets_a_vector_like_its_kind():
     """Two kinds of items, told apart by a feature; item 9 is in no training pair and in no trained neighbourhood."""
     features_IF = torch.randn(10, FEATURES, generator=torch.Generator().manual_seed(0)) * 0.1
@@ -106,7 +112,7 @@ def test_an_item_never_seen_gets_a_vector_like_its_kind():
     for _ in range(100):
         vectors = model(features_IF[:8], [like])
         negatives = vectors[(trained[:, None] + torch.tensor([1, 3])) % 8]
-        loss = max_margin(vectors, vectors[(trained + 2) % 8], margin=0.5, hard_BHF=negatives)
+        loss = max_margin(of_items(vectors, vectors[(trained + 2) % 8]), of_items(vectors, negatives), margin=0.5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -161,3 +167,19 @@ def test_blocks_and_features_must_fit_the_model():
         model_of()(features_NF, blocks[:1])
     with pytest.raises(DataError, match=r"expected \[N, 5\]"):
         model_of()(features_NF[:, :3], blocks)
+
+
+def test_a_skip_connection_adds_a_linear_map_of_the_targets_own_features():
+    plain, skipping = model_of(), model_of(skip=True)
+    features_NF, blocks = blocks_of()
+    skipping.load_state_dict({**skipping.state_dict(), **plain.state_dict()})
+    added_DF = skipping(features_NF, blocks) - plain(features_NF, blocks)
+    assert torch.allclose(added_DF, skipping.skip(features_NF[:3]), atol=1e-6)
+
+
+def test_a_fresh_skip_connection_keeps_dot_products_and_a_fresh_user_map_is_the_identity():
+    fresh = model_of(skip=True, user_map=True, dim=16)
+    features_NF = torch.randn(6, fresh.in_dim, generator=torch.Generator().manual_seed(1))
+    through_NF = fresh.skip(features_NF)
+    assert torch.allclose(through_NF @ through_NF.T, features_NF @ features_NF.T / fresh.in_dim, atol=1e-5)
+    assert torch.equal(fresh.user_map(through_NF), through_NF)

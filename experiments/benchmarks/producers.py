@@ -75,7 +75,7 @@ def one(config: Config, task: Task, producers: int, steps: int) -> Row:
     model, _ = fresh(settings, task)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     keys = [(EPOCH, number % maker.batches) for number in range(WARM_UP + steps + settings.prefetch)]
-    batches = produced(maker, keys)
+    batches = produced(settings, maker, keys)
     for _ in range(WARM_UP):
         take_step(settings, task.seed, model, optimizer, next(batches), World())
     meter, made_s = Meter(), 0.0

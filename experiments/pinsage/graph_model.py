@@ -24,12 +24,12 @@ from fedquilt.graphs.splits import HeldOut
 from server.graph_training.batches import Material
 from server.graph_training.checkpoint import Progress
 from server.graph_training.negatives import hard_pool, shared_distribution
-from server.graph_training.pairs import Histories, click_pairs
+from server.graph_training.pairs import click_pairs
 from server.graph_training.prepare import neighbour_table
 from server.graph_training.schedule import hard_negatives_at
 from server.graph_training.trainer import Hooks, fresh, train
 from server.graph_training.trainer import Task as TrainingTask
-from server.graph_training.vectors import all_vectors
+from server.graph_training.vectors import all_vectors, map_of
 
 JUDGE_EVERY = 3  # epochs
 
@@ -63,7 +63,8 @@ def fit_vectors(
     def judge(progress: Progress) -> None:
         if progress.epoch % judge_every and progress.epoch != config.epochs:
             return
-        answers, values = best_answers(vectors_of(config, training, progress.weights), task)
+        vectors_ID, map_DD = vectors_of(config, training, progress.weights)
+        answers, values = best_answers(vectors_ID, task, map_DD)
         if not found or selection(values) > selection(found[-1][2]):
             found.append((dict(progress.weights), answers, values, progress.epoch))
 
@@ -71,10 +72,13 @@ def fit_vectors(
     return found[-1]
 
 
-def vectors_of(config: GraphModelConfig, training: TrainingTask, weights: Mapping[str, Any]) -> np.ndarray:
+def vectors_of(
+    config: GraphModelConfig, training: TrainingTask, weights: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """All items' vectors and the user map."""
     model, _ = fresh(config, training)
     model.load_state_dict(dict(weights))
-    return all_vectors(model, training.material.values_IF, training.neighbours)
+    return all_vectors(model, training.material.values_IF, training.neighbours), map_of(model)
 
 
 def training_task(config: GraphModelConfig, log: InteractionLog, seed: int, values_IF: np.ndarray) -> TrainingTask:
@@ -84,9 +88,8 @@ def training_task(config: GraphModelConfig, log: InteractionLog, seed: int, valu
     if hard_negatives_at(config, config.epochs):
         pool_IR = hard_pool(graph, config, seed)
     cumulative_I = shared_distribution(log.popularity_I, config.negative_power)
-    histories = Histories.of(log, config.pair_window) if config.query_users else None
-    pairs_P2 = click_pairs(log, config.pair_window)
-    material = Material(graph, values_IF, pairs_P2, cumulative_I, pool_IR, histories)
+    pairs_P2 = np.zeros((0, 2), np.int64) if config.pairs == "users" else click_pairs(log, config.pair_window)
+    material = Material(graph, values_IF, pairs_P2, cumulative_I, pool_IR, log)
     nothing = HeldOut(log.users_C[:0], log.items_C[:0])
     return TrainingTask(material, log, nothing, neighbour_table(config, graph, seed), seed, "study")
 

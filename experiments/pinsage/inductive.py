@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.pinsage import from_items, graph_model
 from experiments.pinsage.data import Task
+from experiments.pinsage.graph_model import JUDGE_EVERY
 from experiments.pinsage.judge import Answers
 from experiments.pinsage.spectral import extended
 from fedquilt.config import GraphModelConfig
@@ -23,7 +24,7 @@ from fedquilt.graphs.splits import HeldOut
 from fedquilt.seeds import generator_for
 from server.graph_training.prepare import neighbour_table
 from server.graph_training.trainer import fresh
-from server.graph_training.vectors import all_vectors
+from server.graph_training.vectors import all_vectors, map_of
 
 SHARE = 0.1
 FEATURE_ONLY = {"num_layers": 0, "spectral": 0, "hard_negatives": False}
@@ -57,19 +58,21 @@ def feature_only(task: Task, seed: int, **hyper: Any) -> tuple[Answers, int]:
     return pinsage(task, seed, **{**hyper, **FEATURE_ONLY})
 
 
-def pinsage(task: Task, seed: int, spectral: int = 64, windowed: bool = True, **settings: Any) -> tuple[Answers, int]:
+def pinsage(
+    task: Task, seed: int, spectral: int = 64, windowed: bool = True, judge_every: int = JUDGE_EVERY, **settings: Any
+) -> tuple[Answers, int]:
     """Answers to ``asked_task``, from weights that were trained on ``seen_task``."""
     config, new_I = graph_model.settings_of(settings), held_out_items(task)
     before = seen_task(task, new_I)
     values_IF = graph_model.features(config, before.train, spectral, windowed)
     training = graph_model.training_task(config, before.train, seed, values_IF)
-    weights, answers, _, epoch = graph_model.fit_vectors(config, training, before)
+    weights, answers, _, epoch = graph_model.fit_vectors(config, training, before, judge_every)
     graph = graph_model.graph_of(config, task.train)
     later_IF = later_features(config, task, before, spectral, windowed, new_I)
     model, _ = fresh(config, training)
     model.load_state_dict(dict(weights))
     vectors_ID = all_vectors(model, later_IF, neighbour_table(config, graph, seed))
-    return from_items.answers_of(vectors_ID, task, answers.choices), epoch
+    return from_items.answers_of(vectors_ID, task, answers.choices, map_of(model)), epoch
 
 
 def later_features(

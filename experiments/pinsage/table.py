@@ -71,22 +71,35 @@ LIGHT = {
     ),
 }
 
-SOFTMAX = {"loss": "softmax", "temperature": 0.1, "query_users": 0.5, "user_clicks": 10}
+# Every click of a user from the others; the loss takes almost the whole catalogue of the two film logs as negatives.
+USERS = {
+    "pairs": "users",
+    "loss": "softmax",
+    "temperature": 0.1,
+    "user_pooling": "mean",
+    "user_map": True,
+    "skip": True,
+    "dim": 128,
+    "patience": 100,  # the study keeps the best judged epoch itself
+}
+UNORDERED = {"window": 20, "pair_window": 5, "windowed": False}
 PINSAGE = {
     "ml-100k": trials(
-        {"epochs": 12, "pairs_per_epoch": 20000},
+        {**USERS, "epochs": 20, "judge_every": 4, "batch_size": 256, "user_clicks": 200, "shared_negatives": 3000},
+        {"user_temperature": 0.05},
         {"loss": "max-margin"},
-        SOFTMAX,
     ),
     "citeulike-t": trials(
-        {"epochs": 9, "pairs_per_epoch": 20000, "window": 20, "pair_window": 5, "windowed": False, "spectral": 128},
-        {"loss": "max-margin"},
-        SOFTMAX,
+        {**USERS, **UNORDERED, "spectral": 128, "epochs": 18, "judge_every": 3, "batch_size": 512, "user_clicks": 30}
+        | {"shared_negatives": 4000, "num_neighbours": 10, "user_temperature": 0.1},
+        {"learning_rate": 5e-3},
+        {"learning_rate": 3e-3, "decay": 0.95, "query_users": 0.4},
     ),
     "ml-1m": trials(
-        {"epochs": 12, "pairs_per_epoch": 20000, "window": 20, "pair_window": 5, "windowed": False},
-        {"loss": "max-margin"},
-        SOFTMAX,
+        {**USERS, **UNORDERED, "epochs": 20, "judge_every": 4, "batch_size": 256, "user_clicks": 100}
+        | {"shared_negatives": 3000, "user_temperature": 0.05, "learning_rate": 1e-2, "decay": 0.85},
+        {"query_users": 0.4},
+        {"query_users": 0.3},
     ),
 }
 

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from models.convolutions.sparse_sum import gathered_sum
+
 
 class Convolution(nn.Module, ABC):
     """[N, in_dim] -> [D, out_dim]; the D targets are the first D of the N sources.
@@ -54,9 +56,7 @@ def weighted_mean(m_DTM: Tensor, weights_DT: Tensor) -> Tensor:
 
 def gathered_weighted_mean(m_NM: Tensor, neighbours_DT: Tensor, weights_DT: Tensor) -> Tensor:
     """``weighted_mean(m_NM[neighbours_DT], weights_DT)`` without holding [D, T, M]."""
-    return nn.functional.embedding_bag(
-        neighbours_DT, m_NM, mode="sum", per_sample_weights=shares(weights_DT).to(m_NM.dtype)
-    )
+    return gathered_sum(m_NM, neighbours_DT, shares(weights_DT).to(m_NM.dtype))
 
 
 def shares(weights_DT: Tensor) -> Tensor:

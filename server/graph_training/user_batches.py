@@ -38,8 +38,8 @@ class UserBatch:
     """Places among the D targets of the last block; B rows, of ``pairs`` in the whole batch.
 
     ``clicked_BA``, latest first, with weights that sum to 1 a row. ``asked_BQ``: columns of ``clicked_BA`` (not places)
-    that are the single queries, ``hard_BQH`` their hard negatives. ``..._counts``: False for padding, and for a negative
-    that the user clicked.
+    that are the single queries, ``hard_BQH`` their hard negatives. ``..._counts``: False for padding, and for
+    negatives that the user clicked.
     """
 
     epoch: int
