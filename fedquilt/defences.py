@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class DefenceConfig(BaseModel):
     """Nothing of this is on unless it is set. A run's hash is that of a run without the section as long as none is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     root_users: int = Field(
         200, ge=1, description="users drawn a round, whose clicks in the cloud make the root update that fltrust takes"

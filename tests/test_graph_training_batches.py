@@ -32,8 +32,9 @@ def bits(batch: Batch) -> list[bytes]:
 
 @pytest.mark.parametrize("producers", [1, 2])
 def test_batches_are_the_same_bits_from_any_number_of_producers(producers):
-    here = [bits(batch) for batch in produced(maker_of(), KEYS)]
-    elsewhere = list(produced(maker_of(num_producers=producers), KEYS))
+    one, many = maker_of(), maker_of(num_producers=producers)
+    here = [bits(batch) for batch in produced(one.config, one, KEYS)]
+    elsewhere = list(produced(many.config, many, KEYS))
     assert [(batch.epoch, batch.number) for batch in elsewhere] == KEYS
     assert [bits(batch) for batch in elsewhere] == here
 
