@@ -86,7 +86,7 @@ def training_task(config: GraphModelConfig, log: InteractionLog, seed: int, valu
     graph = graph_of(config, log)
     pool_IR = np.full((log.num_items, 1), -1, np.int32)
     if hard_negatives_at(config, config.epochs):
-        pool_IR = hard_pool(graph, config, seed)
+        pool_IR = _hard_pool(_Once(log), *(getattr(config, name) for name in _OF_POOLS))
     cumulative_I = shared_distribution(log.popularity_I, config.negative_power)
     pairs_P2 = np.zeros((0, 2), np.int64) if config.pairs == "users" else click_pairs(log, config.pair_window)
     material = Material(graph, values_IF, pairs_P2, cumulative_I, pool_IR, log)
@@ -131,6 +131,16 @@ class _Once:
 @lru_cache(maxsize=4)
 def _graph(of: _Once, window: int, top_edges: int) -> CoClickGraph:
     return build_coclick(of.log, window, top_edges)
+
+
+_OF_POOLS = ("window", "top_edges", "hard_first", "hard_last", "hard_alpha")
+
+
+@lru_cache(maxsize=2)
+def _hard_pool(of: _Once, *settings: float) -> np.ndarray:
+    """The same for all seeds: minutes for a large catalogue, and negatives are drawn from it by each seed anew."""
+    config = settings_of(dict(zip(_OF_POOLS, settings, strict=True)))
+    return hard_pool(graph_of(config, of.log), config, seed=0)
 
 
 @lru_cache(maxsize=4)

@@ -91,7 +91,8 @@ PINSAGE = {
     ),
     "citeulike-t": trials(
         {**USERS, **UNORDERED, "spectral": 128, "epochs": 18, "judge_every": 3, "batch_size": 512, "user_clicks": 30}
-        | {"shared_negatives": 4000, "num_neighbours": 10, "user_temperature": 0.1},
+        | {"shared_negatives": 4000, "num_neighbours": 10, "user_temperature": 0.1}
+        | {"hard_first": 0.01, "hard_last": 0.03},
         {"learning_rate": 5e-3},
         {"learning_rate": 3e-3, "decay": 0.95, "query_users": 0.4},
     ),
