@@ -2,8 +2,8 @@
 
 The bazaar's item features say much about an item. NDCG@10 of test clicks on held-out items, each tenth of the catalogue
 held out in turn: among new items graph .337, features alone .314, popularity .264; among all items .078, .076 and .055.
-So among all items the graph beats popularity clearly, and the features, which place a new item as high as an old one, by
-next to nothing. The tests take two tenths. On real logs, whose features say less: experiments/pinsage.
+So among all items the graph beats popularity clearly, and the features, which place a new item as high as an old one,
+by next to nothing. The tests take two tenths. On real logs, whose features say less: experiments/pinsage.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ WINDOW, EDGES = 20, 200  # of the windowed graph
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """vectors_ID: rows of V Λ^1/2, scaled to unit mean square; values_D: the eigenvalues."""
+    """vectors_ID: rows of V Λ^1/2; values_D: the eigenvalues."""
 
     vectors_ID: np.ndarray
     values_D: np.ndarray
