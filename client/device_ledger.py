@@ -32,7 +32,7 @@ class _Account:
     ledger: Ledger
     head: Head
     spent: dict[Atom, Counter[int]] = field(default_factory=dict)
-    rounds: dict[tuple[str, int], set[int]] = field(default_factory=dict)
+    rounds: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)
     sent: set[tuple[str, int, str, str]] = field(default_factory=set)
     heads: dict[str, Head] = field(default_factory=dict)
     neighbours: str = ""
@@ -41,7 +41,7 @@ class _Account:
         atom, users = atom_of(event), ids_K.tolist()
         assert atom is not None  # a round of a device always costs
         self.spent.setdefault(atom, Counter()).update(users)
-        self.rounds.setdefault((event.run, event.round_), set()).update(users)
+        self.rounds.setdefault((event.run, event.round_, event.mechanism), set()).update(users)
         self.sent.add(_key(event))
         self.neighbours = event.neighbours
         if event.run_head:
@@ -71,7 +71,7 @@ class DeviceLedger:
                 f"{self.path} accounts for {account.neighbours} neighbours, the round for {event.neighbours}: one limit"
                 " holds for one relation; use another device folder for the other mechanism"
             )
-        already = account.rounds.get((event.run, event.round_), set())
+        already = account.rounds.get((event.run, event.round_, event.mechanism), set())
         more_K = np.array([user not in already for user in ids_K.tolist()], np.int64)
         return self._within(account, event, ids_K, more_K)
 

@@ -14,7 +14,7 @@ from fedquilt.config import Config
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.accountants import ACCOUNTANTS, compose
 from fedquilt.privacy.book import read_book
-from fedquilt.privacy.events import BudgetRaised, Deviation, RunOpened, RunResumed, ids_hash
+from fedquilt.privacy.events import BudgetRaised, Deviation, GraphRelease, RunOpened, RunResumed, ids_hash
 from fedquilt.privacy.filter import Budget, PrivacyFilter
 from fedquilt.privacy.gate import Gate
 from fedquilt.privacy.keys import KEY, kept_secret, rename_durably
@@ -202,7 +202,7 @@ def summary(run: RunFolder) -> dict[str, Any] | None:
     opening = book.opening
     if findings or opening is None:
         raise LedgerError(f"{run.path / FILE}: {findings[0].text if findings else 'no run-opened event'}")
-    rounds = {event.round_ for event in book.events if event.releases}
+    rounds = {event.round_ for event in book.events if event.releases and not isinstance(event, GraphRelease)}
     return {
         "mode": opening.mechanism,
         "epsilon": ACCOUNTANTS[opening.accountant].epsilon(compose(book.events).counts, opening.delta),

@@ -55,6 +55,9 @@ def atom_of(event: ev.Event) -> Atom | None:
         return _distributed(event)
     if isinstance(event, ev.DeviceRound):
         return _of_device(event)
+    if isinstance(event, ev.GraphRelease):
+        gaussian = event.noise == "gaussian"
+        return _gaussian(event.noise_multiplier, event.neighbours, ev.NoSampling()) if gaussian else _discrete(event)
     if isinstance(event, ev.LocalRound):
         return _gaussian(event.noise_multiplier, event.neighbours, ev.NoSampling())
     if isinstance(event, ev.Release):
@@ -92,7 +95,7 @@ def _of_device(event: ev.DeviceRound) -> Atom:
     return _discrete(event)
 
 
-def _discrete(event: ev.DistributedRelease | ev.DeviceRound) -> Atom:
+def _discrete(event: ev.DistributedRelease | ev.DeviceRound | ev.GraphRelease) -> Atom:
     twice = 2.0 if event.neighbours == "replace-one" else 1.0
     if event.noise == "skellam":
         return Atom("skellam", (event.variance, twice * event.l2, twice * event.l1))

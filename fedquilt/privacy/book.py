@@ -104,14 +104,14 @@ def _read_chain(book: Book, rows: Sequence[tuple[int, int, str, str]]) -> Iterat
 
 
 def released_of(run: Path) -> Iterator[Released]:
-    """From a run's ``metrics.jsonl``: every record of a round, and its ``release_digest`` and ``privacy_head``."""
+    """From a run's ``metrics.jsonl``: records of rounds and graphs, with ``release_digest``, ``privacy_head``."""
     metrics = run / "metrics.jsonl"
     for line in metrics.read_bytes().split(b"\n")[:-1] if metrics.is_file() else []:
         try:
             record = json.loads(line)
         except ValueError:
             raise LedgerError(f"{metrics}: {line[:80]!r} is not a record") from None
-        if record.get("kind") == "round":
+        if record.get("kind") in ("round", "private-graph"):
             yield Released(int(record["round"]), record.get("release_digest", ""), record.get("privacy_head", ""))
 
 

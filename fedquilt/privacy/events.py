@@ -202,6 +202,36 @@ class LocalRound(Release):
 
 
 @dataclass(frozen=True)
+class GraphRelease(Event):
+    """The noised table of co-click pairs, one row a user (``pair_rows``), of all users at once. Nobody is sampled.
+
+    ``noise`` gaussian: by the cloud, on the sum. skellam: shares of the devices, with the facts of
+    ``DistributedRelease``; ``dimension`` is how many cells a user's row can be other than zero in.
+    """
+
+    noise_multiplier: float
+    clipping_norm: float
+    cohort_size: int
+    cohort_hash: str
+    cells: int
+    max_pairs: int
+    neighbours: Neighbours = "add-or-remove"
+    unit: str = UNIT
+    randomness: Randomness = "simulated"
+    noise: Literal["gaussian", "skellam"] = "gaussian"
+    granularity: float = 1.0
+    variance: float = 1.0
+    l2: float = 1.0
+    l1: float = 1.0
+    dimension: int = 1
+    shares: int = 1
+    dropout_margin: float = 0.0
+    release_digest: str = ""
+    kind: ClassVar[str] = "graph-release"
+    releases: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class MatrixOpened(Event):
     """DP-FTRL: correlated noise over ``rounds`` steps. The whole cost is charged here, before the first step.
 
@@ -317,7 +347,7 @@ KINDS: dict[str, type[Event]] = {
     for kind in (
         RunOpened, RunResumed, PopulationChanged, BudgetRaised, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
         MetricsRelease, DistributedRelease, LocalRound, MatrixOpened, TreeRelease, LocalRelease, Contribution,
-        DeviceRound, PopulationOpened,
+        DeviceRound, PopulationOpened, GraphRelease,
     )
 }  # fmt: skip
 _SAMPLERS: dict[str, type] = {kind.kind: kind for kind in (Poisson, FixedSize, NoSampling, FixedOrder)}

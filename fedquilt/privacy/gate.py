@@ -10,14 +10,23 @@ import numpy as np
 
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.accountants import require_support
-from fedquilt.privacy.events import Contribution, Event, LocalRelease, LocalRound, MatrixOpened, Release, TreeRelease
+from fedquilt.privacy.events import (
+    Contribution,
+    Event,
+    GraphRelease,
+    LocalRelease,
+    LocalRound,
+    MatrixOpened,
+    Release,
+    TreeRelease,
+)
 from fedquilt.privacy.filter import PrivacyFilter
 from fedquilt.privacy.ledger import Ledger
 from fedquilt.privacy.matrix import require_sensitivity
 from fedquilt.privacy.mechanisms import digest_of, require_noise
 from fedquilt.privacy.population import PopulationBudget
 
-E = TypeVar("E", Release, LocalRelease, TreeRelease, Contribution)
+E = TypeVar("E", Release, LocalRelease, TreeRelease, Contribution, GraphRelease)
 
 
 @dataclass
@@ -99,7 +108,7 @@ class Gate:
     def _require_room(self, event: Event, known: bool = False) -> None:
         """``known``: the population's ledger may hold the event already, from before a kill."""
         for budget in self.filters:
-            if isinstance(event, Release | LocalRelease | MatrixOpened):
+            if isinstance(event, Release | LocalRelease | MatrixOpened | GraphRelease):
                 require_noise(event.noise_multiplier, budget.budget.epsilon)
             budget.require_room(event)
         if self.population is not None:

@@ -26,6 +26,7 @@ RELEASED = {
     ev.DistributedRelease.kind: "the sum of updates that devices noised together, as the next patch, to every device",
     ev.TreeRelease.kind: "a step of a correlated-noise sum of updates, as the next patch, to every device",
     ev.LocalRelease.kind: "each device's own noised update, to the cloud",
+    ev.GraphRelease.kind: "the noised table of co-click pairs, as the co-click graph, to the cloud",
     ev.LocalRound.kind: "updates that each device noised by itself, to the cloud, and what it makes of them, to all",
 }
 
@@ -70,7 +71,7 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict
         "clipping_norm": opening.clipping_norm,
         "noise_multiplier": opening.noise_multiplier,
         "randomness": opening.randomness,
-        "rounds": len({event.round_ for event in book.events if event.releases}),
+        "rounds": len({e.round_ for e in book.events if e.releases and not isinstance(e, ev.GraphRelease)}),
         "aborted_rounds": sum(isinstance(event, ev.AbortedRound) for event in book.events),
         "delta": opening.delta,
         "budget_epsilon": budget_of(book.events),
@@ -181,7 +182,7 @@ def _quantiles(book: Any, opening: ev.RunOpened) -> dict[str, float] | None:
     rounds = [
         (book.cohorts[event.cohort_hash], event.noise_multiplier)
         for event in book.events
-        if isinstance(event, ev.GaussianRelease) and event.cohort_hash in book.cohorts
+        if isinstance(event, ev.GaussianRelease | ev.GraphRelease) and event.cohort_hash in book.cohorts
     ]
     rounds += list(_local_rounds(book))
     if population_U is None or not rounds or any(z == 0 for _, z in rounds):
@@ -207,6 +208,11 @@ def _particulars(events: list[ev.Event]) -> list[str]:
             told[event.kind] = (
                 f"{event.strategy} over {event.rounds} rounds, each user in at most {event.max_participations} of them,"
                 f" {event.min_separation} apart"
+            )
+        if isinstance(event, ev.GraphRelease):
+            told[event.kind] = (
+                f"co-click graph from at most {event.max_pairs} pairs of items of each user, in {event.cells:,} cells,"
+                f" {event.noise} noise {event.noise_multiplier:.4g} times a user's part"
             )
     return list(told.values())
 

@@ -27,6 +27,7 @@ from fedquilt.privacy.book import (
     released_of,
     remembered_by,
 )
+from fedquilt.privacy.graph_release import check_graphs
 from fedquilt.privacy.ledger import Head, genesis, signed_text
 from fedquilt.privacy.matrix import require_sensitivity, require_separation
 from fedquilt.privacy.mode_checks import check_modes
@@ -84,6 +85,7 @@ def verify(
         check_cohorts(book, sampling_source),
         check_matrices(book),
         check_modes(book),
+        check_graphs(book),
         check_releases(book, list(released)),
     ]
     for check in checks:
