@@ -68,6 +68,7 @@ LIGHT = {
         {"batch_size": 16384, "judge_every": 5, "patience": 3, "epochs": 100, "regularisation": 1e-4},
         {"learning_rate": 5e-3},
         {"learning_rate": 2e-3},
+        {"learning_rate": 5e-3, "regularisation": 1e-3},
     ),
 }
 
@@ -101,6 +102,7 @@ PINSAGE = {
         | {"shared_negatives": 3000, "user_temperature": 0.05, "learning_rate": 1e-2, "decay": 0.85},
         {"query_users": 0.4},
         {"query_users": 0.3},
+        {"query_users": 0.3, "epochs": 30, "decay": 0.9},
     ),
 }
 
