@@ -26,7 +26,7 @@ from server.shards import Shards
 ITEMS, FEATURES, TOP = 40, 6, 5
 
 
-def a_model(convolution="pinsage", num_layers=2, head=True, seed=0):
+def a_model(convolution="pinsage", num_layers=2, head=True, seed=0, skip=False):
     return build_graph_model(
         convolution=convolution,
         num_layers=num_layers,
@@ -34,6 +34,7 @@ def a_model(convolution="pinsage", num_layers=2, head=True, seed=0):
         hidden=8,
         dim=4,
         head=head,
+        skip=skip,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -58,10 +59,12 @@ def test_every_item_gets_the_vector_that_it_gets_alone(tmp_path, convolution, nu
     np.testing.assert_allclose(np.asarray(embedded.vectors), alone, atol=1e-5)
 
 
-@pytest.mark.parametrize(("num_layers", "head"), [(0, True), (2, False)])
-def test_models_without_layers_or_without_a_head_are_embedded_too(tmp_path, num_layers, head):
-    model, (features_IF, table) = a_model(num_layers=num_layers, head=head), a_catalogue()
-    embedded = embed_all(model, features_IF, table, tmp_path / "v", span_rows=16)
+@pytest.mark.parametrize(
+    ("num_layers", "head", "skip"), [(0, True, False), (2, False, False), (2, True, True), (0, True, True)]
+)
+def test_models_without_layers_or_head_or_with_a_skip_connection_are_embedded_too(tmp_path, num_layers, head, skip):
+    model, (features_IF, table) = a_model(num_layers=num_layers, head=head, skip=skip), a_catalogue()
+    embedded = embed_all(model, features_IF, table, tmp_path / "v", span_rows=16, batch=7)
     alone = naive_vectors(model, features_IF, table, np.arange(ITEMS))
     np.testing.assert_allclose(np.asarray(embedded.vectors), alone, atol=1e-5)
     assert embedded.projected == num_layers * ITEMS
