@@ -9,7 +9,22 @@ from typing import Annotated
 
 import typer
 
-from cli import appeal, attack, cloud, compare, conformance, data, doctor, evaluate, privacy, rules, runs, simulate
+from cli import (
+    appeal,
+    attack,
+    certify,
+    cloud,
+    compare,
+    conformance,
+    data,
+    doctor,
+    evaluate,
+    privacy,
+    rules,
+    runs,
+    scan,
+    simulate,
+)
 from fedquilt import __version__
 from fedquilt.errors import FedquiltError
 
@@ -30,6 +45,8 @@ for verb in (
     rules.rules,
     appeal.appeal,
     conformance.conformance,
+    certify.certify,
+    scan.scan,
 ):
     app.command()(verb)
 app.add_typer(cloud.app)

@@ -1,8 +1,8 @@
-"""The recommender as a ``LocalTask``: a node's users, their subgraphs, and the four ways their held-out clicks are
-ranked.
+"""The recommender as a ``LocalTask``: a node's users, their subgraphs, and the ways their held-out clicks are ranked.
 
 Variants: ``stale``, the cloud model over what the cloud has seen of the user; ``base``, the cloud model over the local
-subgraph (flag off); ``global``, with the federated patch; ``personal``, with the user's own.
+subgraph (flag off); ``global``, with the federated patch; ``personal``, with the user's own; ``voted``, if [vote] is
+on, what groups of the user's clicks agree on under the federated patch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor
 from client.held_out import HeldOutClicks
 from client.parallel import chunks_of, map_chunks
 from client.task import LocalUpdates
+from client.vote import Voter
+from fedquilt.certificate import vote_scores
 from fedquilt.config import Config
 from fedquilt.errors import FederationError
 from fedquilt.graphs.cohorts import MIN_CLICKS, CohortBuilder
@@ -24,6 +26,7 @@ from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.screening import local_graphs
 from fedquilt.graphs.splits import Split
+from fedquilt.graphs.subgraph import latest_clicks
 from fedquilt.metrics import ragged
 from fedquilt.types import Cohort, PatchSpec
 from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
@@ -55,6 +58,7 @@ class RecommendTask:
         self._installed: _Installed | None = None
 
     def install(self, base: Mapping[str, np.ndarray]) -> None:
+        self.__dict__.pop("voter", None)
         self._installed = _Installed(self.config, self.split, base)
 
     @property
@@ -70,6 +74,14 @@ class RecommendTask:
     @property
     def personal_size(self) -> int:
         return self._device.personaliser.personal_size
+
+    def clicks(self, client_ids_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The users' training clicks: (client ids [C], items [C]), each user's in order."""
+        log = self.split.train
+        counts_K = np.diff(log.offsets)[client_ids_K]
+        first_K = np.cumsum(counts_K) - counts_K
+        within_C = np.arange(int(counts_K.sum())) - np.repeat(first_K, counts_K)
+        return np.repeat(client_ids_K, counts_K), log.items_C[np.repeat(log.offsets[client_ids_K], counts_K) + within_C]
 
     def train(
         self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, round_: int, run_seed: int
@@ -131,6 +143,28 @@ class RecommendTask:
         )
         with torch.no_grad():
             yield "personal", _last_scores(weights, cohort, own)
+        if self.config.vote.groups:
+            yield "voted", torch.from_numpy(vote_scores(self.votes(ids, patch_P), self.voter.order_I))
+
+    def shared_scores(self, ids: np.ndarray, patch_P: np.ndarray) -> Tensor:
+        """[K, I] under the federated patch, the variant ``global``."""
+        device = self._device
+        with torch.no_grad():
+            shared = device.personaliser.shared(patch_P, len(ids))
+            return _last_scores(device.weights, device.data.serving_cohort(ids), shared)
+
+    @cached_property
+    def voter(self) -> Voter:
+        """Groups of clicks as ``vote`` has them configured; see ``fedquilt/certificate.py``."""
+        device = self._device
+        return Voter(device.weights, device.data.subgraphs, self.config.graph.num_clicked, self.config.vote)
+
+    def votes(self, ids: np.ndarray, patch_P: np.ndarray) -> np.ndarray:
+        """int64 [K, I]: under the federated patch, from whole histories."""
+        log = self.split.train
+        longest = int(np.diff(log.offsets)[ids].max(initial=1))
+        patch = self.spec.views(torch.from_numpy(np.array(patch_P, np.float32)))
+        return self.voter.votes(latest_clicks(log, ids, longest), patch)
 
     @cached_property
     def _valid(self) -> HeldOutClicks:

@@ -66,7 +66,8 @@ def count_votes(scores_USI: np.ndarray, split_USL: np.ndarray, ballot: int) -> n
     scores[users, groups, split_USL[users, groups, places]] = -np.inf
     width = min(ballot, num_items)
     best = np.argsort(-scores, axis=2, kind="stable")[:, :, :width]
-    valid = np.isfinite(np.take_along_axis(scores, best, 2)) & (split_USL >= 0).any(axis=2)[:, :, None]
+    filled_US = np.any(split_USL >= 0, axis=2)
+    valid = np.isfinite(np.take_along_axis(scores, best, 2)) & filled_US.reshape(num_users, -1, 1)
     rows = np.broadcast_to(np.arange(num_users)[:, None, None], best.shape)
     votes = np.bincount((rows * num_items + best)[valid], minlength=num_users * num_items)
     return votes.reshape(num_users, num_items)
