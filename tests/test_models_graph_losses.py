@@ -48,6 +48,16 @@ def test_several_positives_of_a_row_are_averaged_and_padding_is_not_one():
     assert max_margin(positive, scores([[0.6], [0.6]]), 0.1).item() == pytest.approx(0.1 / 2)
 
 
+def test_many_positives_and_negatives_cost_what_the_plain_sum_says():
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(6, n, generator=generator, dtype=torch.float64) for n in (4, 9)]
+    positive, negative = (Scores(v, torch.rand(v.shape, generator=generator) < 0.7) for v in values)
+    hinges = torch.relu(negative.values[:, None] - positive.values[:, :, None] + 0.3) * negative.counts[:, None]
+    by_positive = hinges.sum(2) / negative.counts.sum(1, keepdim=True).clamp(min=1) * positive.counts
+    expected = (by_positive.sum(1) / positive.counts.sum(1).clamp(min=1)).mean()
+    assert max_margin(positive, negative, 0.3).item() == pytest.approx(expected.item())
+
+
 def test_a_wider_margin_costs_more_and_a_well_ranked_pair_nothing():
     assert max_margin(POSITIVE, SHARED, 1.0) > max_margin(POSITIVE, SHARED, 0.1)
     assert max_margin(scores([[5.0], [8.0]]), SHARED, 0.1).item() == 0
