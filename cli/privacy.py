@@ -1,13 +1,16 @@
-"""``fedquilt privacy``: plan a budget, verify a ledger, audit a run, state what was promised. A file each."""
+"""``fedquilt privacy``: plan a budget, verify a ledger, audit a run, state what was promised, make a graph."""
 
 from __future__ import annotations
 
 import typer
 
-from cli import privacy_audit, privacy_plan, privacy_statement, privacy_verify
+from cli import privacy_audit, privacy_graph, privacy_plan, privacy_statement, privacy_verify
 
-app = typer.Typer(name="privacy", help="User-level privacy: plan, verify, audit, state.", no_args_is_help=True)
+app = typer.Typer(
+    name="privacy", help="User-level privacy: plan, verify, audit, state; a graph.", no_args_is_help=True
+)
 app.command("plan")(privacy_plan.plan)
 app.command("verify")(privacy_verify.verify)
 app.command("audit")(privacy_audit.audit)
+app.command("graph")(privacy_graph.graph)
 app.command("statement")(privacy_statement.statement)

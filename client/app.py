@@ -12,6 +12,7 @@ from client.task import LocalTask, TaskFactory
 from fedquilt import wire
 from fedquilt.config import Config
 from fedquilt.errors import FedquiltError
+from fedquilt.wire_graph import read_graph_order, write_graph_reply
 from fedquilt.wire_shares import SharesReply, write_shares_reply
 
 
@@ -23,6 +24,16 @@ def make_client_app(task_factory: TaskFactory) -> ClientApp:
     def deploy(message: Message, context: Context) -> Message:
         def work(content: RecordDict) -> RecordDict:
             return wire.write_deploy_reply(node.deploy(wire.read_deploy_order(content), context, task_factory))
+
+        return _answer(message, work)
+
+    @client_app.query("graph")
+    def graph(message: Message, context: Context) -> Message:
+        def work(content: RecordDict) -> RecordDict:
+            from client.graph import graph_reply  # once in a run, if at all
+
+            order = read_graph_order(content)
+            return write_graph_reply(graph_reply(node.node_for(order.standing, context, task_factory), order))
 
         return _answer(message, work)
 

@@ -65,10 +65,10 @@ class Node:
         return np.sort(np.asarray(self.task.client_ids_U, np.int64))
 
     def train(self, order: TrainOrder) -> TrainReply | SharesReply:
-        self._require_hosted(order.client_ids_K)
+        self.require_hosted(order.client_ids_K)
         self._require_patch(order.patch_P, order.standing.spec_hash)
         if self.config.privacy.mode != "none" or self.ledger.limit:
-            return self._train_privately(order, self._terms(order))
+            return self._train_privately(order, self.terms(order.terms))
         local = self._work(order, order.client_ids_K)
         federation = self.config.federation
         reply, taking_part_K = privatise(
@@ -95,7 +95,7 @@ class Node:
             order.round_,
             order.standing.spec_hash,
             self.config.federation.upload_entries,
-            self._source(terms),
+            self.source(terms),
         )
         theirs_K = sent.reply.client_ids_K
         self.ledger.record(device_event(terms, order.round_, theirs_K, dimension, sent.digest), theirs_K)
@@ -107,20 +107,21 @@ class Node:
             declined_why_D=np.concatenate([sent.reply.declined_why_D, np.full(len(refused_D), OVER_LIMIT)]),
         )
 
-    def _terms(self, order: TrainOrder) -> Terms:
+    def terms(self, text: str) -> Terms:
+        """What an order says of the noise; PrivacyError where it is not what the deployment says."""
         mode = self.config.privacy.mode
-        if not order.terms:
+        if not text:
             raise PrivacyError(
                 f"the order says nothing of the noise that covers it, and privacy.mode is {mode!r}"
                 + (f" with a limit of epsilon {self.ledger.limit:g} on this device" if self.ledger.limit else "")
                 + ": nothing is sent"
             )
-        terms = Terms.from_json(order.terms)
+        terms = Terms.from_json(text)
         if terms.mode != mode:
             raise PrivacyError(f"the order is for privacy mode {terms.mode!r}, the deployment for {mode!r}: refused")
         return terms
 
-    def _source(self, terms: Terms) -> Source:
+    def source(self, terms: Terms) -> Source:
         """Of the device's own noise: no other device, and not the cloud, can draw it again from a secret key."""
         if terms.randomness == "simulated":
             return Simulated(self.config.seed)
@@ -139,13 +140,13 @@ class Node:
 
     def evaluate(self, order: EvaluateOrder) -> EvaluateReply:
         ids_K = self.hosted_U if order.client_ids_K is None else order.client_ids_K
-        self._require_hosted(ids_K)
+        self.require_hosted(ids_K)
         self._require_patch(order.patch_P, order.standing.spec_hash)
         personal_KR = self.store.read(ids_K, before_round=order.round_ + 1)
         arrays = self.task.evaluate(ids_K, order.patch_P, personal_KR, order.part)
         return EvaluateReply(order.round_, order.part, ids_K, arrays)
 
-    def _require_hosted(self, ids_K: np.ndarray) -> None:
+    def require_hosted(self, ids_K: np.ndarray) -> None:
         if not len(self.hosted_U):
             raise NotDeployedError("this node hosts no users")
         nearest_K = self.hosted_U[np.searchsorted(self.hosted_U, ids_K).clip(max=len(self.hosted_U) - 1)]
