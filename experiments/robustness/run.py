@@ -1,13 +1,15 @@
-"""Attacks × rules × fractions on ml-100k and the bazaar. ``python -m experiments.robustness.run --help``.
+"""Attacks × rules × fractions on logs. ``python -m experiments.robustness.run --help``.
 
 Every row is one simulation (``cli.attack_world.run_attack``): honest NDCG@10 of all and of tail users, exposure of the
 targets as a trajectory, backdoor and evasion success, rejections, seconds a round. Rows that ``results.json`` holds
-already are not run again unless ``--again`` says so.
+already are not run again unless ``--again`` says so. Trained clouds are kept on disk, one for each configuration, seed
+and state of the code that trains them. Writes ``results.json`` and the README's tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -18,11 +20,15 @@ import torch
 
 from cli.attack_options import NONE, attacked_config, load_config
 from cli.attack_world import run_attack
+from client.attacks.contract import make_attack
 from experiments.results import ROOT, Row, read_results, write_results
+from experiments.robustness import readme
 from experiments.robustness.headline import headline
 
 HERE = Path(__file__).parent
-DATASETS = {"ml-100k": "ml100k.toml", "bazaar": "bazaar.toml"}
+DATASETS = {"bazaar-small": "bazaar_small.toml", "bazaar": "bazaar.toml", "ml-100k": "ml100k.toml"}
+CLOUDS = ROOT / "runs" / "robustness-clouds"
+TRAINS_THE_CLOUD = ("models", "fedquilt/graphs", "server/cloud.py")
 FRACTIONS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3)
 KEY = ("dataset", "attack", "options", "rule", "malicious", "targets", "seed")
 ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: attack and its options
@@ -73,14 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attacks", default=",".join(ATTACKS), help="names of ATTACKS in this file")
     parser.add_argument("--rules", default="mean", help="aggregators, comma-separated")
     parser.add_argument("--fractions", default="0.2", help=f"of {FRACTIONS}; a clean run is attack {NONE}")
-    parser.add_argument("--targets", default="head,tail")
+    parser.add_argument("--targets", default="tail", help="head, tail; attacks without a target run with the first")
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--tolerate", type=float, default=0.2, help="share that a rule is told to withstand")
-    parser.add_argument("--judged", default="", help="rule that the headline is about")
+    parser.add_argument("--tolerate", type=float, default=0.3, help="share of a round that a rule is told to withstand")
+    parser.add_argument("--judged", default="secant-screening", help="rule that the headline is about")
+    parser.add_argument("--clouds", type=Path, default=CLOUDS, help="folder that keeps trained clouds")
+    parser.add_argument("--readme", action="store_true", help="only make the README's tables again")
     parser.add_argument("--set", action="append", default=[], help="override of the configuration, for a trial")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     parser.add_argument("--again", action="store_true", help="also run what the file holds already")
     options = parser.parse_args(arguments)
+    if options.readme:
+        return readme.update(HERE / "README.md", options.json)
     torch.set_num_threads(1)
     held = {} if options.again or not options.json.exists() else _by_key(read_results(options.json)["rows"])
     with tempfile.TemporaryDirectory() as folder:
@@ -88,19 +98,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if _key(cell) not in held:
                 row = _run(cell, options, Path(folder))
                 write_results(options.json, [row], lambda rows: headline(rows, options.judged), key=KEY)
+                print(f"{cell['attack']:>14} {cell['rule']:<18} {row['seconds']:.0f} s", flush=True)
+    if options.json.parent == HERE:
+        readme.update(HERE / "README.md", options.json)
 
 
 def cells(options: argparse.Namespace) -> Iterable[Row]:
-    """Seed by seed, clean runs first."""
+    """Seed by seed, clean runs first, then attack by attack under every rule: what is stopped can be compared."""
     names = sorted(options.attacks.split(","), key=lambda name: name != NONE)
+    targets = options.targets.split(",")
     for seed in map(int, options.seeds.split(",")):
         for dataset in options.datasets.split(","):
-            for rule in options.rules.split(","):
-                for name in names:
-                    attack, its = ATTACKS[name]
+            for attack, its in (ATTACKS[name] for name in names):
+                for rule in options.rules.split(","):
                     for share in map(float, options.fractions.split(",")):
-                        for targets in options.targets.split(","):
-                            yield dict(zip(KEY, (dataset, attack, its, rule, share, targets, seed), strict=True))
+                        for wanted in targets if aimed(attack, its) else targets[:1]:
+                            yield dict(zip(KEY, (dataset, attack, its, rule, share, wanted, seed), strict=True))
+
+
+def aimed(attack: str, options: dict[str, Any]) -> bool:
+    """Whether the choice of a target matters; for a clean run it does, as the exposure to compare with."""
+    return attack == NONE or make_attack(attack, options).goal != "untargeted"
+
+
+def sources_hash() -> str:
+    """Of the code that trains a cloud: one trained by other code is not taken for it."""
+    files = sorted(file for name in TRAINS_THE_CLOUD for file in _python_files(ROOT / name))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _python_files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else list(path.rglob("*.py"))
 
 
 def _run(cell: Row, options: argparse.Namespace, folder: Path) -> Row:
@@ -113,7 +141,7 @@ def _run(cell: Row, options: argparse.Namespace, folder: Path) -> Row:
     made = attacked_config(
         loaded, cell["attack"], cell["rule"], cell["malicious"], cell["seed"], options.tolerate, cell["options"], {}
     )
-    row = run_attack(made, folder / "runs", folder / "clouds")
+    row = run_attack(made, folder / "runs", options.clouds / sources_hash())
     shutil.rmtree(folder / "runs", ignore_errors=True)
     return {**row, **cell}
 

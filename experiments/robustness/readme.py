@@ -1,0 +1,72 @@
+"""The README's tables of recommendation under attack, from ``results.json`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.results import markdown_table, origin, read_results, replace_block
+
+Row = dict[str, Any]
+FIGURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
+    "ndcg": ("NDCG@10 of honest users", lambda row: row["test"]["global"]["NDCG@10"]),
+    "er10": ("ER@10 of the target, largest of all evaluations", lambda row: row["trajectory"]["ER@10"]["max"]),
+    "rejected": ("honest users rejected", lambda row: row["rejected"]["honest"]),
+}
+
+
+def update(readme: Path, results: Path) -> None:
+    """Rewrites the blocks ``headline`` and ``tables``."""
+    held = read_results(results)
+    figures = "\n".join(f"- `{name}`: {value:.3f}" for name, value in held["headline"].items())
+    replace_block(readme, "headline", f"{figures}\n\n{origin(held)}")
+    datasets = sorted({row["dataset"] for row in held["rows"]})
+    replace_block(readme, "tables", "\n\n".join(tables(held["rows"], dataset) for dataset in datasets))
+
+
+def tables(rows: Sequence[Row], dataset: str) -> str:
+    """Attacks by rules, one table a figure; a cell is the mean over seeds and targets, – where nothing was run."""
+    ours = [row for row in rows if row["dataset"] == dataset]
+    seeds = sorted({row["seed"] for row in ours})
+    bases = [row["test"]["base"]["NDCG@10"] for row in ours if row["attack"] == "none"]
+    about = f"**{dataset}**, seeds {', '.join(map(str, seeds))}"
+    about += f"; without a patch honest users have NDCG@10 {np.mean(bases):.4f}" if bases else ""
+    parts = [about, *(f"{title}:\n\n{_table(ours, figure)}" for title, figure in FIGURES.values())]
+    if planted := [row for row in ours if "backdoor" in row]:
+        parts.append(f"Backdoor, ER@10 of the target with the trigger / without:\n\n{_backdoors(planted)}")
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Row], figure: Callable[[Row], float | None]) -> str:
+    rules = list(dict.fromkeys(row["rule"] for row in rows))
+    lines = [
+        [name, *(_cell([r for r in rows if _name(r) == name and r["rule"] == rule], figure) for rule in rules)]
+        for name in dict.fromkeys(map(_name, rows))
+    ]
+    return markdown_table(["attack", *rules], lines)
+
+
+def _backdoors(rows: Sequence[Row]) -> str:
+    lines = []
+    for rule in dict.fromkeys(row["rule"] for row in rows):
+        its = [row["backdoor"] for row in rows if row["rule"] == rule]
+        lines.append([rule, *(_pair(its, variant) for variant in ("base", "global", "personal"))])
+    return markdown_table(["rule", "no patch", "shared patch", "personal patch"], lines)
+
+
+def _pair(backdoors: Sequence[dict[str, Any]], variant: str) -> str:
+    means = [np.mean([each[variant][part] for each in backdoors]) for part in ("triggered", "clean")]
+    return " / ".join(f"{value:.3f}" for value in means)
+
+
+def _name(row: Row) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in row["options"].items())
+    return f"{row['attack']} {row['malicious']:.0%}" + (f" ({options})" if options else "")
+
+
+def _cell(rows: Sequence[Row], figure: Callable[[Row], float | None]) -> str:
+    values = [value for row in rows if (value := figure(row)) is not None]
+    return f"{np.mean(values):.4f}" if values else "–"
