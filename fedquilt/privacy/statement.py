@@ -82,7 +82,7 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None) -> dict
         "releases": {
             kind: {"count": kinds.count(kind), "what": RELEASED.get(kind, kind)} for kind in dict.fromkeys(kinds)
         },
-        "never_leaves": "clicks, local graphs, and personal patches: they stay on the device, so they need no noise",
+        "never_leaves": _never_leaves(book.events),
         "most_participations": verdict.most_participations,
         "epsilon_by_user_quantile": _quantiles(book, opening),
         "burn_down": _thin(burn_down(book.events, opening.delta)),
@@ -192,6 +192,14 @@ def _quantiles(book: Any, opening: ev.RunOpened) -> dict[str, float] | None:
     except PrivacyError:
         return None
     return {f"{q:g}": float(np.quantile(epsilons_U, q, method="higher")) for q in QUANTILES}
+
+
+def _never_leaves(events: list[ev.Event]) -> str:
+    """Where the cloud noises a graph, it is trusted with the pairs that each device sent for it."""
+    trusted = any(isinstance(event, ev.GraphRelease) and event.noise == "gaussian" for event in events)
+    kept = "local graphs and personal patches" if trusted else "clicks, local graphs, and personal patches"
+    told = "; pairs of clicked items went to the cloud for the co-click graph, which was trusted to add the noise"
+    return f"{kept}: they stay on the device, so they need no noise{told if trusted else ''}"
 
 
 def _particulars(events: list[ev.Event]) -> list[str]:
