@@ -47,3 +47,11 @@ class TooManyByzantineError(FederationError):
 
 class MissingContextError(FederationError):
     """A rule needs to know of the round what nobody gave it."""
+
+
+class KeysError(FedquiltError):
+    """A key, certificate or token is missing, damaged or not private."""
+
+
+class RefusedError(FedquiltError):
+    """The other side of a connection refuses what was asked, and asking again would not help."""

@@ -53,7 +53,7 @@ class InProcessGrid(Grid):
         }
         self._sent = 0
         self._replies: dict[str, Message] = {}
-        _assume_identity(run_id)
+        assume_identity(run_id)
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -126,7 +126,7 @@ def _copy_record(record: Record) -> Record:
     return cast(Record, fresh)
 
 
-def _assume_identity(run_id: int) -> None:
+def assume_identity(run_id: int) -> None:
     """Flower stamps messages with the identity of the process's task, set by its engines only (a private module)."""
     TaskIdentity.task_id = 1
     TaskIdentity.run_id = run_id

@@ -1,0 +1,145 @@
+"""A device's long-lived side of the connection: be there, take orders, answer. Loads no model before an order comes.
+
+The agent trusts the cloud that its CA vouches for, and nobody else. It reconnects by itself; what another try would not
+mend (refused certificate, other code) is a RefusedError.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+
+from fedquilt.code import code_hash
+from fedquilt.errors import RefusedError
+from fedquilt.rpc import fleet_pb2, fleet_pb2_grpc
+from fedquilt.rpc.frames import FRAME_BYTES, FrameError, Joiner, chunks_of
+from fedquilt.rpc.keys import DEVICE, TOKEN, Identity, require_private
+
+logger = logging.getLogger("fedquilt.device")
+Code = grpc.StatusCode
+Work = Callable[[bytes], bytes]
+Open = Callable[[fleet_pb2.EnrolReply, fleet_pb2.Description], Work]
+"""What turns orders into replies, given who this device is; both are serialised Flower messages."""
+
+MAX_ORDER_BYTES = 1 << 30
+_LASTING = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED)
+_REFUSED_REPLY = (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.FAILED_PRECONDITION)
+_KEPT = 4  # replies that were made and may have to be sent again
+_FIRST_WAIT_S, _LONGEST_WAIT_S, _CALL_S = 0.2, 30.0, 30.0
+_OPTIONS = [
+    ("grpc.max_receive_message_length", FRAME_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_retries", 0),  # we reconnect, and know what may be sent twice
+]
+
+
+class Agent:
+    """``folder`` holds the device's keys (``fedquilt keys device``); ``open_work`` is called at the first order."""
+
+    def __init__(self, address: str, folder: Path, open_work: Open):
+        self._address, self._folder, self._open_work = address, folder, open_work
+        self._identity = Identity.read(folder, DEVICE)
+        self._stopped = threading.Event()
+        self._work: Work | None = None
+        self._made: OrderedDict[str, bytes] = OrderedDict()
+        self._call: grpc.Call | None = None
+
+    def run(self) -> None:
+        """Until ``stop`` is called. RefusedError where the cloud does not want this device."""
+        wait_s = _FIRST_WAIT_S
+        while not self._stopped.is_set():
+            try:
+                with self._channel() as channel:
+                    if self._serve(fleet_pb2_grpc.FleetStub(channel)):
+                        wait_s = _FIRST_WAIT_S
+            except grpc.RpcError as error:
+                if self._stopped.is_set():
+                    return
+                if error.code() in _LASTING:
+                    raise RefusedError(f"{self._address} refuses this device: {error.details()}") from None
+                logger.info("no connection to %s (%s), again in %.1f s", self._address, error.details(), wait_s)
+            self._stopped.wait(wait_s * random.uniform(0.5, 1.0))  # not all devices of a fleet at once
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def stop(self) -> None:
+        """From another thread or a signal handler; work that has begun is not waited for by the cloud."""
+        self._stopped.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def _channel(self) -> grpc.Channel:
+        identity = self._identity
+        credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
+        return grpc.secure_channel(self._address, credentials, _OPTIONS)
+
+    def _serve(self, stub: fleet_pb2_grpc.FleetStub) -> bool:
+        """One connection. -> whether the cloud ended it in good order."""
+        me = stub.Enrol(fleet_pb2.EnrolRequest(token=self._token()), timeout=_CALL_S)
+        (self._folder / TOKEN).unlink(missing_ok=True)  # it is used up
+        cloud = stub.Describe(fleet_pb2.DescribeRequest(), timeout=_CALL_S)
+        self._call = orders = stub.Pull(fleet_pb2.PullRequest(code_hash=code_hash()))
+        if self._stopped.is_set():
+            orders.cancel()
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(stub, cloud.heartbeat_s, done), daemon=True)
+        beating.start()
+        try:
+            for message_id, order in _joined(orders):
+                self._push(stub, message_id, self._answer(message_id, order, me, cloud))
+            return True
+        finally:
+            done.set()
+            orders.cancel()
+            beating.join()
+
+    def _token(self) -> str:
+        path = self._folder / TOKEN
+        require_private(path)
+        return path.read_text().strip() if path.exists() else ""
+
+    def _beat(self, stub: fleet_pb2_grpc.FleetStub, every_s: float, done: threading.Event) -> None:
+        while not done.wait(every_s):
+            try:
+                stub.Heartbeat(fleet_pb2.HeartbeatRequest(), timeout=every_s)
+            except grpc.RpcError as error:
+                logger.info("heartbeat: %s", error.details())
+
+    def _answer(self, message_id: str, order: bytes, me: fleet_pb2.EnrolReply, cloud: fleet_pb2.Description) -> bytes:
+        """An order that comes again after a cut is answered with the bytes that were made the first time."""
+        if message_id not in self._made:
+            if self._work is None:
+                self._work = self._open_work(me, cloud)
+            self._made[message_id] = self._work(order)
+            while len(self._made) > _KEPT:
+                self._made.popitem(last=False)
+        return self._made[message_id]
+
+    def _push(self, stub: fleet_pb2_grpc.FleetStub, message_id: str, reply: bytes) -> None:
+        try:
+            stub.Push(chunks_of(message_id, reply, code_hash()), timeout=4 * _CALL_S)
+        except grpc.RpcError as error:
+            if error.code() == Code.ALREADY_EXISTS:
+                return  # it had arrived, and the answer to that was lost
+            if error.code() not in _REFUSED_REPLY:
+                raise
+            logger.warning("the cloud does not take the reply to %s: %s", message_id[:16], error.details())
+
+
+def _joined(chunks: Iterator[fleet_pb2.Chunk]) -> Iterator[tuple[str, bytes]]:
+    joiner: Joiner | None = None
+    for chunk in chunks:
+        if joiner is None:
+            if chunk.total_bytes > MAX_ORDER_BYTES:
+                raise FrameError(f"an order of {chunk.total_bytes} bytes; {MAX_ORDER_BYTES} are allowed")
+            joiner = Joiner(chunk.message_id, chunk.total_bytes)
+        joiner.add(chunk)
+        if joiner.complete:
+            yield joiner.message_id, joiner.whole()
+            joiner = None

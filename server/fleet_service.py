@@ -1,0 +1,215 @@
+"""The gRPC service. Every call is judged in this order: who is it, may they, does it fit, only then is it read.
+
+What a peer is refused is logged with the start of its fingerprint and the reason; never a token or a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import grpc
+from flwr.app import Message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from google.protobuf.message import DecodeError
+
+from fedquilt.code import code_hash
+from fedquilt.rpc import fleet_pb2, fleet_pb2_grpc
+from fedquilt.rpc.fleet_pb2 import Chunk
+from fedquilt.rpc.frames import FrameError, Joiner, chunks_of
+from fedquilt.rpc.keys import expires, fingerprint, node_id_of
+from fedquilt.types import PatchSpec
+from server.fleet import Fleet, Order
+from server.fleet_registry import Registry
+
+logger = logging.getLogger("fedquilt.fleet")
+Code = grpc.StatusCode
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``reply_bytes``: one reply; ``held_bytes``: all replies that are on their way at one moment."""
+
+    reply_bytes: int = 64 << 20
+    held_bytes: int = 512 << 20
+    push_s: float = 120.0
+    heartbeat_s: float = 10.0
+    silence_s: float = 35.0
+
+
+@dataclass(frozen=True)
+class _Peer:
+    fingerprint: str
+    node_id: int
+
+
+class ReplyError(ValueError):
+    """A reply does not fit the order that it answers."""
+
+
+class FleetService(fleet_pb2_grpc.FleetServicer):
+    def __init__(
+        self,
+        fleet: Fleet,
+        registry: Registry,
+        revoked: Callable[[], frozenset[str]],
+        spec: PatchSpec,
+        num_partitions: int,
+        limits: Limits,
+    ):
+        self._fleet, self._registry, self._revoked, self._limits = fleet, registry, revoked, limits
+        self._description = fleet_pb2.Description(
+            code_hash=code_hash(),
+            spec_hash=spec.hash,
+            spec=json.dumps(spec.shapes),
+            num_partitions=num_partitions,
+            heartbeat_s=limits.heartbeat_s,
+            max_reply_bytes=limits.reply_bytes,
+        )
+        self._held = 0
+
+    # --- calls ---
+
+    async def Enrol(self, request: fleet_pb2.EnrolRequest, context: Any) -> fleet_pb2.EnrolReply:
+        peer = await self._certified(context)
+        partition = self._registry.enrol(peer.fingerprint, request.token)
+        if partition is None:
+            await self._refuse(context, Code.PERMISSION_DENIED, "not enrolled, and the token is unknown or used")
+        return fleet_pb2.EnrolReply(node_id=peer.node_id, partition=partition)
+
+    async def Heartbeat(self, request: fleet_pb2.HeartbeatRequest, context: Any) -> fleet_pb2.HeartbeatReply:
+        self._fleet.see((await self._enrolled(context)).node_id)
+        return fleet_pb2.HeartbeatReply()
+
+    async def Describe(self, request: fleet_pb2.DescribeRequest, context: Any) -> fleet_pb2.Description:
+        await self._enrolled(context)
+        return self._description
+
+    async def Pull(self, request: fleet_pb2.PullRequest, context: Any) -> AsyncIterator[Chunk]:
+        peer = await self._enrolled(context)
+        await self._require_code(context, request.code_hash)
+        session = self._fleet.connect(peer.node_id)
+        logger.info("device %s is there", peer.fingerprint[:16])
+        try:
+            async for order in session.orders():
+                for chunk in chunks_of(order.message_id, message_to_proto(order.message).SerializeToString()):
+                    yield chunk
+        finally:
+            self._fleet.disconnect(session)
+            logger.info("device %s is gone", peer.fingerprint[:16])
+
+    async def Push(self, chunks: AsyncIterator[Chunk], context: Any) -> fleet_pb2.PushReply:
+        peer = await self._enrolled(context)
+        try:
+            async with asyncio.timeout(self._limits.push_s):
+                order, data = await self._receive(peer, chunks, context)
+            reply = read_reply(data, order)
+        except TimeoutError:
+            await self._refuse(context, Code.DEADLINE_EXCEEDED, f"not sent within {self._limits.push_s:g} s")
+        except (FrameError, ReplyError) as error:
+            await self._refuse(context, Code.INVALID_ARGUMENT, str(error))
+        if not self._fleet.accept(order, reply):
+            await self._refuse(context, *_NOT_OUT[self._fleet.find(order.message_id)])  # type: ignore[index]
+        self._fleet.see(peer.node_id)
+        return fleet_pb2.PushReply()
+
+    # --- parts ---
+
+    async def _receive(self, peer: _Peer, chunks: AsyncIterator[Chunk], context: Any) -> tuple[Order, bytes]:
+        """Nothing is kept of a reply before its first piece has shown that it may come."""
+        first = await anext(aiter(chunks), None)
+        if first is None:
+            raise FrameError("no piece came")
+        order = self._fleet.find(first.message_id)
+        if not isinstance(order, Order):
+            await self._refuse(context, *_NOT_OUT[order])
+        if order.node_id != peer.node_id:
+            await self._refuse(context, Code.PERMISSION_DENIED, "the order went to another device")
+        await self._require_code(context, first.code_hash)
+        if first.total_bytes > self._limits.reply_bytes:
+            told = f"a reply of {first.total_bytes} bytes, {self._limits.reply_bytes} are allowed"
+            await self._refuse(context, Code.RESOURCE_EXHAUSTED, told)
+        if self._held + first.total_bytes > self._limits.held_bytes:
+            await self._refuse(context, Code.UNAVAILABLE, "busy with other replies: try again")
+        self._held += first.total_bytes
+        try:
+            joiner = Joiner(first.message_id, first.total_bytes)
+            joiner.add(first)
+            async for chunk in chunks:
+                joiner.add(chunk)
+            return order, joiner.whole()
+        finally:
+            self._held -= first.total_bytes
+
+    async def _certified(self, context: Any) -> _Peer:
+        """The TLS handshake has checked the chain; a connection may outlive its certificate, and a revocation."""
+        (pem, *_) = context.auth_context().get("x509_pem_cert") or (None,)
+        if pem is None:
+            await self._refuse(context, Code.UNAUTHENTICATED, "no certificate")
+        print_, until = _certificate(pem)
+        if datetime.now(UTC) >= until:
+            await self._refuse(context, Code.UNAUTHENTICATED, "the certificate has expired")
+        if print_ in self._revoked():
+            await self._refuse(context, Code.PERMISSION_DENIED, "the certificate is revoked")
+        return _Peer(print_, node_id_of(print_))
+
+    async def _enrolled(self, context: Any) -> _Peer:
+        peer = await self._certified(context)
+        if self._registry.partition_of(peer.fingerprint) is None:
+            await self._refuse(context, Code.PERMISSION_DENIED, "not enrolled")
+        return peer
+
+    async def _require_code(self, context: Any, theirs: str) -> None:
+        if theirs != code_hash():
+            told = f"the cloud runs code {code_hash()}, the device {theirs[:64]!r}: install one version on both sides"
+            await self._refuse(context, Code.FAILED_PRECONDITION, told)
+
+    async def _refuse(self, context: Any, code: grpc.StatusCode, told: str) -> NoReturn:
+        (pem, *_) = context.auth_context().get("x509_pem_cert") or (None,)
+        logger.warning("refused %s: %s", "nobody" if pem is None else _certificate(pem)[0][:16], told)
+        await context.abort(code, told)
+        raise AssertionError("abort raises")
+
+
+_NOT_OUT: dict[Any, tuple[grpc.StatusCode, str]] = {
+    None: (Code.NOT_FOUND, "no such order"),
+    "answered": (Code.ALREADY_EXISTS, "the order was answered before"),
+    "over": (Code.FAILED_PRECONDITION, "the round of this order is over"),
+}
+
+
+@lru_cache(maxsize=4096)
+def _certificate(pem: bytes) -> tuple[str, datetime]:
+    return fingerprint(pem), expires(pem)
+
+
+def read_reply(data: bytes, order: Order) -> Message:
+    """Flower's message in these bytes; ReplyError unless it answers just this order, from its device."""
+    try:
+        reply = message_from_proto(ProtoMessage.FromString(data))
+    except DecodeError:
+        raise ReplyError("not a Flower message") from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ReplyError(f"not a sound Flower message: {type(error).__name__}: {str(error)[:200]}") from None
+    if reply.has_content() == reply.has_error():
+        raise ReplyError("a reply holds either content or an error")
+    asked, told = order.message.metadata, reply.metadata
+    wanted = {
+        "run_id": asked.run_id,
+        "src_node_id": asked.dst_node_id,
+        "dst_node_id": asked.src_node_id,
+        "reply_to_message_id": asked.message_id,
+        "group_id": asked.group_id,
+        "message_type": asked.message_type,
+    }
+    for name, value in wanted.items():
+        if getattr(told, name) != value:
+            raise ReplyError(f"{name} is {getattr(told, name)!r:.80}, the order's reply has {value!r:.80}")
+    return reply

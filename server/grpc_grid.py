@@ -1,0 +1,196 @@
+"""Flower's ``Grid`` over gRPC: orders go out on the devices' open streams, replies come back as calls of theirs.
+
+The server lives in a thread with an event loop of its own; the methods of the grid are called from the ServerApp's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import grpc
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from fedquilt.errors import FederationError
+from fedquilt.rpc import fleet_pb2_grpc
+from fedquilt.rpc.frames import FRAME_BYTES
+from fedquilt.rpc.keys import REVOKED, SERVER, Identity, read_revoked
+from fedquilt.types import PatchSpec
+from server.fleet import Fleet
+from server.fleet_registry import SqliteRegistry
+from server.fleet_service import FleetService, Limits
+from server.in_process import assume_identity
+
+T = TypeVar("T")
+SERVICE = "fedquilt.v1.Fleet"
+GRACE_S = 2.0
+_TIDY_S = 1.0
+_OPTIONS = [
+    ("grpc.max_receive_message_length", FRAME_BYTES),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 16),  # of one connection; a device needs four
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.so_reuseport", 0),  # a second server on the port shall fail, not take half of the devices
+]
+
+
+class GrpcGrid(Grid):
+    """Listens from its making until ``close``; ``port`` 0 takes a free one. Node ids come from certificates.
+
+    A message whose device is not there waits for it until its time to live is over, which looks like a straggler.
+    FederationError where the address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        keys: Path,
+        spec: PatchSpec,
+        num_partitions: int,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        limits: Limits | None = None,
+        run_id: int = 1,
+    ):
+        assume_identity(run_id)
+        self._run = Run.create_empty(run_id)
+        self._fleet, self._limits = Fleet(), limits or Limits()
+        self._registry = SqliteRegistry(keys)
+        self._service = (self._fleet, self._registry, _revocations(keys), spec, num_partitions, self._limits)
+        self._identity = Identity.read(keys, SERVER)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fedquilt-grpc", daemon=True)
+        self._thread.start()
+        try:
+            self._server, self.port, self._tidying = self._await(self._start(host, port))
+        except BaseException:
+            self._stop_loop()
+            raise
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Devices whose stream is open."""
+
+        async def read() -> list[int]:
+            return self._fleet.node_ids
+
+        return self._await(read())
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        async def push() -> list[str]:
+            orders = self._fleet.send(messages)
+            self._pushed |= {order.message_id: order.reply for order in orders}
+            return [order.message_id for order in orders]
+
+        return self._await(push())
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        async def pull() -> list[Message]:
+            done = [key for key in message_ids if key in self._pushed and self._pushed[key].done()]
+            futures = [self._pushed.pop(key) for key in done]
+            return [future.result() for future in futures if not future.cancelled()]
+
+        return self._await(pull())
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Replies in the order of the messages; those that have not come by the timeout are refused from then on."""
+
+        async def round_trip() -> list[Message]:
+            orders = self._fleet.send(messages)
+            if not orders:
+                return []
+            await asyncio.wait([order.reply for order in orders], timeout=timeout)
+            self._fleet.close(order.message_id for order in orders)
+            return [order.reply.result() for order in orders if order.reply.done() and not order.reply.cancelled()]
+
+        return self._await(round_trip())
+
+    # --- life ---
+
+    def close(self) -> None:
+        """No new calls; open ones have two seconds to end."""
+        if self._thread.is_alive():
+            self._await(self._stop())
+            self._stop_loop()
+        self._registry.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    _pushed: dict[str, asyncio.Future[Message]]
+
+    async def _start(self, host: str, port: int) -> tuple[grpc.aio.Server, int, asyncio.Task[None]]:
+        self._pushed = {}
+        server = grpc.aio.server(options=_OPTIONS)
+        fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(*self._service), server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for name in ("", SERVICE):
+            await self._health.set(name, HealthCheckResponse.SERVING)
+        identity = self._identity
+        credentials = grpc.ssl_server_credentials(
+            [(identity.key, identity.certificate)], identity.ca, require_client_auth=True
+        )
+        try:
+            bound = server.add_secure_port(f"{host}:{port}", credentials)
+        except RuntimeError as error:
+            raise FederationError(f"cannot listen on {host}:{port}: {error}") from None
+        await server.start()
+        return server, bound, asyncio.create_task(self._tidy())
+
+    async def _stop(self) -> None:
+        self._tidying.cancel()
+        await self._health.enter_graceful_shutdown()
+        self._fleet.disconnect_all()
+        await self._server.stop(GRACE_S)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            self._fleet.drop_silent(self._limits.silence_s)
+            self._fleet.close_expired()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _revocations(keys: Path) -> Callable[[], frozenset[str]]:
+    """The list as it is on disk now, read again when the file has changed."""
+    read = cache(lambda stamp: read_revoked(keys))
+
+    def now() -> frozenset[str]:
+        path = keys / REVOKED
+        found: frozenset[str] = read(path.stat().st_mtime_ns if path.exists() else None)
+        return found
+
+    return now
