@@ -25,6 +25,7 @@ FIGURES = {  # name: (where it lies in a row, is more better?, title)
     "tail_rejected": (("rejected", "honest tail"), False, "honest tail users rejected"),
     "backdoor": (("backdoor", "global", "triggered"), False, "ER@10 under the trigger"),
     "backdoor_personal": (("backdoor", "personal", "triggered"), False, "ER@10 under the trigger, personal patch"),
+    "trigger_found": (("scan", "found"), True, "runs in which the trigger scan suspects a target"),
     "evasion": (("evasion", "success"), False, "evasion success at the whole budget"),
     "seconds": (("seconds_a_round",), False, "seconds a round"),
 }

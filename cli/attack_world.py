@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
+from cli.scan import scan_patch
 from client.app import make_client_app, recommender
 from client.attacks.conspiracy import Conspiracy
 from client.attacks.contract import make_attack
@@ -208,6 +209,9 @@ def _row(
     }
     if world.attack is not None and world.attack.goal == "backdoor":
         row["backdoor"] = backdoor(world, deployment, result.patch_P)
+        found = scan_patch(config, deployment.base, result.patch_P, world.split.cloud.popularity_I)
+        suspected = [suspect["item"] for suspect in found["suspects"]]
+        row["scan"] = {**found, "found": bool(np.isin(world.plan.targets_T, suspected).any())}
     if world.attack is not None and world.attack.kind == "inference":
         row["evasion"] = evasion(world, deployment, result.patch_P)
     return row

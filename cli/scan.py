@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +47,7 @@ def scan(
 
 def scan_patch(
     config: Config,
-    base: dict[str, np.ndarray],
+    base: Mapping[str, np.ndarray],
     patch_P: np.ndarray,
     popularity_I: np.ndarray,
     size: int = 4,
