@@ -17,12 +17,15 @@ from cli import (
     compare,
     conformance,
     data,
+    device,
     doctor,
     evaluate,
+    keys,
     privacy,
     rules,
     runs,
     scan,
+    server,
     simulate,
 )
 from fedquilt import __version__
@@ -37,6 +40,9 @@ app = typer.Typer(
 )
 for verb in (
     simulate.simulate,
+    server.server,
+    server.up,
+    device.device,
     data.data,
     evaluate.evaluate,
     compare.compare,
@@ -52,6 +58,7 @@ for verb in (
 app.add_typer(cloud.app)
 app.add_typer(attack.app)
 app.add_typer(privacy.app)
+app.add_typer(keys.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -40,11 +40,11 @@ SPLIT = "split.json"
 _SAMPLED_USERS = 1000  # for the mean bytes of a subgraph
 
 
-def _silent(stage: str, done: int, total: int, note: str = "") -> None:
+def silent(stage: str, done: int, total: int, note: str = "") -> None:
     return None
 
 
-def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Progress = _silent) -> dict[str, Any]:
+def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Progress = silent) -> dict[str, Any]:
     """Run, or go on with, everything in this process; -> what ``results.json`` holds."""
     with run.writing():
         deployment = prepare(config, run, progress)
@@ -53,7 +53,7 @@ def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Pr
         return finish(config, run, result)
 
 
-def prepare(config: Config, run: RunFolder, progress: Progress = _silent) -> Deployment:
+def prepare(config: Config, run: RunFolder, progress: Progress = silent) -> Deployment:
     """Data, then the cloud model: trained, or read from the run folder where that was done before."""
     _require_known_names(config)
     progress("data", 0, 1, config.data.dataset)
@@ -71,7 +71,7 @@ def prepare(config: Config, run: RunFolder, progress: Progress = _silent) -> Dep
     return deployment
 
 
-def hooks(config: Config, run: RunFolder, progress: Progress = _silent) -> Hooks:
+def hooks(config: Config, run: RunFolder, progress: Progress = silent) -> Hooks:
     """Progress by round, and tables of what devices answered on validation clicks."""
     rounds = config.federation.rounds
 

@@ -1,0 +1,78 @@
+"""A device's own part of a log, as one file: its users' clicks and held-out clicks, and nobody else's.
+
+``.npz`` without pickle. Users and items are numbered as in the cloud's log, so that scores mean the same on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from fedquilt.errors import DataError
+from fedquilt.graphs.log import InteractionLog
+from fedquilt.graphs.splits import HeldOut, Split
+
+_NAMES = ("client_ids", "sizes", "users", "items", "times", "in_cloud")
+_PARTS = ("valid", "test")
+
+
+def write_device_log(path: Path, split: Split, client_ids_U: np.ndarray) -> None:
+    """These users' part of the split."""
+    train = split.train
+    mine_C = np.isin(train.users_C, client_ids_U)
+    arrays = {
+        "client_ids": np.asarray(client_ids_U, np.int64),
+        "sizes": np.array([train.num_users, train.num_items], np.int64),
+        "protocol": np.array(split.protocol),
+        "users": train.users_C[mine_C].astype(np.int64),
+        "items": train.items_C[mine_C].astype(np.int64),
+        "times": np.empty(0) if train.times_C is None else train.times_C[mine_C],
+        "in_cloud": _in_cloud(split)[mine_C],
+    }
+    for name in _PARTS:
+        held: HeldOut = getattr(split, name)
+        mine_H = np.isin(held.users_H, client_ids_U)
+        arrays |= {f"{name}_users": held.users_H[mine_H], f"{name}_items": held.items_H[mine_H]}
+        if held.negatives_HM is not None:
+            arrays[f"{name}_negatives"] = held.negatives_HM[mine_H]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a keyword for allow_pickle
+
+
+def read_device_log(path: Path) -> tuple[np.ndarray, Split]:
+    """(client ids [U], their split). DataError names the file and what is wrong with it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        sizes = tuple(int(size) for size in arrays["sizes"])
+        users_C, items_C, times_C = arrays["users"], arrays["items"], arrays["times"]
+        _require_inside(path, users_C, sizes[0], "user")
+        _require_inside(path, items_C, sizes[1], "item")
+        train = InteractionLog(path.stem, users_C, items_C, *sizes, times_C=times_C if len(times_C) else None)
+        held = {name: HeldOut(*(arrays[f"{name}_{x}"] for x in ("users", "items"))) for name in _PARTS}
+        held |= {
+            name: HeldOut(part.users_H, part.items_H, arrays[f"{name}_negatives"])
+            for name, part in held.items()
+            if f"{name}_negatives" in arrays
+        }
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        cloud = train.where(arrays["in_cloud"].astype(bool))
+        split = Split(str(arrays["protocol"]), train, cloud, held["valid"], held["test"], digest)
+        return arrays["client_ids"], split
+    except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no device log ({error}): `fedquilt up` and `write_device_log` make them") from None
+
+
+def _in_cloud(split: Split) -> np.ndarray:
+    """bool [C] over the training clicks: what of a user's clicks the cloud has, in the user's order."""
+    train, cloud = split.train, split.cloud
+    place_C = np.arange(len(train)) - train.offsets[train.users_C]
+    return place_C < np.diff(cloud.offsets)[train.users_C]  # its part of a user is the earliest
+
+
+def _require_inside(path: Path, ids_C: np.ndarray, size: int, what: str) -> None:
+    if len(ids_C) and not (ids_C.min() >= 0 and ids_C.max() < size):
+        raise DataError(f"{path}: {what} {ids_C.max()} is outside of the cloud's {size}")

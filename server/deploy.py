@@ -1,0 +1,45 @@
+"""A whole run over real devices: as in a simulation, but the grid is the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedquilt.config import Config
+from fedquilt.graphs.datasets import load_split
+from fedquilt.graphs.device_logs import write_device_log
+from fedquilt.runs import RunFolder
+from server.grpc_grid import GrpcGrid
+from server.loop import run_federation
+from server.simulate import Progress, finish, hooks, prepare, silent
+
+Listening = Callable[[int], None]
+
+
+def serve(
+    config: Config,
+    run: RunFolder,
+    keys: Path,
+    listen: tuple[str, int],
+    progress: Progress = silent,
+    listening: Listening = lambda port: None,
+) -> dict[str, Any]:
+    """Prepare, listen, run the rounds that are left; -> what ``results.json`` holds. ``listening`` is told the port."""
+    with run.writing():
+        deployment = prepare(config, run, progress)
+        with GrpcGrid(keys, deployment.spec, config.federation.num_supernodes, *listen) as grid:
+            listening(grid.port)
+            result = run_federation(grid, config, deployment, run, hooks(config, run, progress))
+        return finish(config, run, result)
+
+
+def write_device_logs(config: Config, folder: Path) -> list[Path]:
+    """One log a device: that of the users whose id modulo the number of devices is its own, as in a simulation."""
+    split, count = load_split(config.data, config.split), config.federation.num_supernodes
+    paths = [folder / f"device-{number:05d}.npz" for number in range(count)]
+    for number, path in enumerate(paths):
+        write_device_log(path, split, np.arange(number, split.train.num_users, count))
+    return paths
