@@ -9,31 +9,31 @@ import numpy as np
 
 Row = dict[str, Any]
 PLAIN, NONE, SHARE = "mean", "none", 0.2
+LEAST_GAIN = 0.005  # NDCG@10; of a smaller gain a share says nothing
 SLACK = 0.01  # added to both exposures of a ratio: a clean exposure is often 0
 
 
 def headline(rows: Sequence[Row], rule: str) -> dict[str, float]:
-    """Means over seeds, datasets and targets, then the worst attack; {} for no rule.
+    """The worst attack on the worst log; each is compared with the clean runs of the same log, targets and seeds.
 
-    clean_cost: (clean NDCG of the mean - of the rule) / (clean NDCG of the mean - of the base).
-    worst_ndcg_loss_20pct: largest 1 - NDCG attacked / NDCG clean. worst_er10_ratio_20pct: largest
-    (ER@10 attacked + SLACK) / (clean + SLACK), of the largest ER@10 of all rounds.
+    {} for no rule. clean_cost: (clean NDCG of the mean - of the rule) / (clean NDCG of the mean - of the base), the
+    largest of all logs where the mean gains LEAST_GAIN. worst_ndcg_loss_20pct: largest 1 - NDCG attacked / NDCG clean.
+    worst_er10_ratio_20pct: largest (ER@10 attacked + SLACK) / (clean + SLACK), of the largest ER@10 of all rounds.
     """
-    ours = [row for row in rows if row["rule"] == rule and row["malicious"] == SHARE]
-    clean = [row for row in ours if row["attack"] == NONE]
-    attacked = _groups([row for row in ours if row["attack"] != NONE])
-    if not rule or not clean:
+    at_20pct = [row for row in rows if row["malicious"] == SHARE]
+    ours = [row for row in at_20pct if row["rule"] == rule]
+    compared = [(part, clean) for part in _groups(ours) if (clean := _clean_beside(part, ours))]
+    if not rule or not ours:
         return {}
     found: dict[str, float] = {}
-    plain = [row for row in rows if row["rule"] == PLAIN and row["attack"] == NONE and row["malicious"] == SHARE]
-    if plain and (gain := _mean(plain, _ndcg) - _mean(plain, _base)) > 0:
-        found["clean_cost"] = (_mean(plain, _ndcg) - _mean(clean, _ndcg)) / gain
-    if attacked:
-        found["worst_ndcg_loss_20pct"] = max(1 - _mean(part, _ndcg) / _mean(clean, _ndcg) for part in attacked)
+    if costs := _clean_costs(at_20pct, ours):
+        found["clean_cost"] = max(costs)
+    if compared:
+        found["worst_ndcg_loss_20pct"] = max(1 - _mean(part, _ndcg) / _mean(clean, _ndcg) for part, clean in compared)
         found["worst_er10_ratio_20pct"] = max(
-            (_mean(part, _exposure) + SLACK) / (_mean(clean, _exposure) + SLACK) for part in attacked
+            (_mean(part, _exposure) + SLACK) / (_mean(clean, _exposure) + SLACK) for part, clean in compared
         )
-    if backdoors := [part for part in attacked if "backdoor" in part[0]]:
+    if backdoors := [part for part in _groups(ours) if "backdoor" in part[0]]:
         found["backdoor_success"] = max(_mean(part, _triggered) for part in backdoors)
     for name, group in (("honest_reject_rate", "honest"), ("tail_reject_rate", "honest tail")):
         shares = [row["rejected"][group] for row in ours if row["rejected"][group] is not None]
@@ -42,11 +42,32 @@ def headline(rows: Sequence[Row], rule: str) -> dict[str, float]:
     return found
 
 
+def _clean_costs(rows: Sequence[Row], ours: Sequence[Row]) -> list[float]:
+    """One for each log on which the mean gains LEAST_GAIN and the rule has a clean run with the same seeds."""
+    costs = []
+    for dataset in {row["dataset"] for row in ours}:
+        clean = [row for row in ours if row["dataset"] == dataset and row["attack"] == NONE]
+        plain = _clean_beside(clean, [row for row in rows if row["rule"] == PLAIN]) if clean else []
+        if plain and (gain := _mean(plain, _ndcg) - _mean(plain, _base)) >= LEAST_GAIN:
+            costs.append((_mean(plain, _ndcg) - _mean(clean, _ndcg)) / gain)
+    return costs
+
+
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Attacked rows that differ by seed only."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(repr((row["attack"], row["options"])), []).append(row)
+        if row["attack"] != NONE:
+            key = repr([row[name] for name in ("dataset", "targets", "attack", "options")])
+            groups.setdefault(key, []).append(row)
     return list(groups.values())
+
+
+def _clean_beside(part: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Clean rows of the logs, targets and seeds of ``part``."""
+    wanted = {tuple(row[name] for name in ("dataset", "targets", "seed")) for row in part}
+    clean = [row for row in rows if row["attack"] == NONE]
+    return [row for row in clean if tuple(row[name] for name in ("dataset", "targets", "seed")) in wanted]
 
 
 def _mean(rows: Sequence[Row], value: Callable[[Row], float]) -> float:

@@ -1,0 +1,75 @@
+"""The robustness study: which rows it plans, its headline figures, its tables. Rows by hand; nothing is simulated."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import pytest
+
+from experiments.robustness.headline import headline
+from experiments.robustness.readme import tables
+from experiments.robustness.run import cells
+
+RULE = "median"
+
+
+def row(rule: str, attack: str, ndcg: float, er10: float = 0.0, **given: Any) -> dict[str, Any]:
+    planned = {"dataset": "d", "targets": "tail", "seed": 0, "options": {}, "malicious": 0.2}
+    measured = {
+        "test": {"base": {"NDCG@10": 0.1}, "global": {"NDCG@10": ndcg}},
+        "trajectory": {"ER@10": {"max": er10}},
+        "rejected": {"honest": None, "honest tail": None},
+    }
+    return {**planned, **measured, "rule": rule, "attack": attack, **given}
+
+
+CLEAN = [row("mean", "none", 0.2), row(RULE, "none", 0.18)]
+
+
+def planned(attacks: str, targets: str, rules: str = "mean") -> list[dict[str, Any]]:
+    return list(
+        cells(Namespace(attacks=attacks, targets=targets, rules=rules, seeds="0", datasets="bazaar", fractions="0.2"))
+    )
+
+
+def test_what_a_rule_costs_without_attackers_is_a_share_of_the_means_gain():
+    # (0.2 - 0.18) / (0.2 - 0.1)
+    assert headline(CLEAN, RULE)["clean_cost"] == pytest.approx(0.2)
+
+
+def test_no_cost_is_told_where_the_mean_itself_gains_nothing():
+    assert "clean_cost" not in headline([row("mean", "none", 0.101), row(RULE, "none", 0.1)], RULE)
+
+
+def test_the_worst_attack_is_the_one_that_costs_most():
+    attacked = [row(RULE, "ipm", 0.09), row(RULE, "alie", 0.17)]
+    assert headline(CLEAN + attacked, RULE)["worst_ndcg_loss_20pct"] == pytest.approx(0.5)  # 1 - 0.09 / 0.18
+
+
+def test_exposure_is_compared_with_that_of_the_same_targets():
+    head = [row(RULE, "none", 0.18, 0.49, targets="head"), row(RULE, "pip-attack", 0.18, 0.49, targets="head")]
+    tail = [row(RULE, "pip-attack", 0.18, 0.03)]
+    assert headline(CLEAN + head + tail, RULE)["worst_er10_ratio_20pct"] == pytest.approx(4)  # 0.03 + 0.01 over 0.01
+
+
+def test_an_attack_without_its_clean_run_is_not_compared():
+    elsewhere = [row(RULE, "ipm", 0.01, dataset="other")]
+    assert "worst_ndcg_loss_20pct" not in headline(CLEAN + elsewhere, RULE)
+
+
+def test_an_attack_without_a_target_is_run_once_whatever_the_targets():
+    attacks = [(cell["attack"], cell["targets"]) for cell in planned("ipm,pip-attack,none", "tail,head")]
+    assert attacks == [
+        ("none", "tail"), ("none", "head"), ("ipm", "tail"), ("pip-attack", "tail"), ("pip-attack", "head")
+    ]  # fmt: skip
+
+
+def test_an_attack_is_run_under_every_rule_before_the_next_attack():
+    order = [(cell["attack"], cell["rule"]) for cell in planned("none,ipm", "tail", "mean,median")]
+    assert order == [("none", "mean"), ("none", "median"), ("ipm", "mean"), ("ipm", "median")]
+
+
+def test_a_table_shows_a_dash_where_nothing_was_run():
+    table = tables([*CLEAN, row(RULE, "ipm", 0.09)], "d")
+    assert "| ipm 20% | – | 0.0900 |" in table
