@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +36,8 @@ def device(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     agent = Agent(server, keys, _opens(data.absolute(), folder, epsilon))
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
+        # Not in the handler: it would run inside the call that it ends, with that call's locks held.
+        signal.signal(number, lambda *_: Thread(target=agent.stop).start())
     agent.run()
 
 

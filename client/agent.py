@@ -69,7 +69,7 @@ class Agent:
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def stop(self) -> None:
-        """From another thread or a signal handler; work that has begun is not waited for by the cloud."""
+        """From another thread; work that has begun is finished first."""
         self._stopped.set()
         if self._call is not None:
             self._call.cancel()
