@@ -15,7 +15,8 @@ def headline(rows: list[Row]) -> dict[str, float]:
     """``datasets_at_or_above_lightgcn``: logs where PinSage's mean over seeds is no lower in both questions.
 
     ``importance_pooling_gain``: NDCG@10 of PinSage over that of PinSage with mean pooling, less 1; the mean over logs
-    and both questions. ``inductive_…``: NDCG@10 of items held out of training, the mean over logs.
+    and both questions. ``inductive_…``: NDCG@10 of items held out of training, the mean over logs
+    with both.
     """
     found: dict[str, float] = {}
     compared = [at_or_above(rows, dataset) for dataset in PROTOCOLS]
@@ -24,10 +25,11 @@ def headline(rows: list[Row]) -> dict[str, float]:
     gains = [gain(rows, dataset, metric, "pinsage-mean") for dataset in PROTOCOLS for metric in METRICS]
     if known := [value for value in gains if value is not None]:
         found["importance_pooling_gain"] = round(float(np.mean(known)), 4)
-    for name, model in (("inductive_ndcg10", "pinsage"), ("inductive_popularity_ndcg10", "popularity")):
-        own = [mean(rows, dataset, f"inductive-{model}", "user NDCG@10") for dataset in PROTOCOLS]
-        if values := [value for value in own if value is not None]:
-            found[name] = round(float(np.mean(values)), 4)
+    names = {"inductive_ndcg10": "inductive-pinsage", "inductive_popularity_ndcg10": "inductive-popularity"}
+    own = {name: [mean(rows, dataset, model, "user NDCG@10") for dataset in PROTOCOLS] for name, model in names.items()}
+    both = [place for place in range(len(PROTOCOLS)) if all(column[place] is not None for column in own.values())]
+    if both:
+        found |= {name: round(float(np.mean([column[place] for place in both])), 4) for name, column in own.items()}
     return found
 
 
