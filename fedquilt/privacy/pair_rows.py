@@ -36,7 +36,7 @@ class PairRows:
 
     def sum(self, cells: int) -> np.ndarray:
         """float64 [cells]."""
-        return np.bincount(self.cells_Z, self.values_Z, minlength=cells)
+        return np.bincount(self.cells_Z, self.values_Z, minlength=cells).astype(np.float64)  # integers, of no rows
 
 
 def pair_rows(
