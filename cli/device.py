@@ -44,7 +44,7 @@ def device(
 def _opens(data: Path, folder: Path, epsilon: float) -> Open:
     """Everything heavy is imported when the first order has come."""
 
-    def open_work(me, cloud):  # type: ignore[no-untyped-def]  # as Open says; naming the types would import protobuf
+    def open_work(me, cloud):  # of the types that Open says; naming them would import protobuf
         from client.agent_work import AppWork, forbid_attacks
 
         forbid_attacks()

@@ -6,9 +6,7 @@ import typer
 
 from cli import privacy_audit, privacy_graph, privacy_plan, privacy_statement, privacy_verify
 
-app = typer.Typer(
-    name="privacy", help="User-level privacy: plan, verify, audit, state; a graph.", no_args_is_help=True
-)
+app = typer.Typer(name="privacy", help="User-level privacy: plan, verify, audit, state; a graph.", no_args_is_help=True)
 app.command("plan")(privacy_plan.plan)
 app.command("verify")(privacy_verify.verify)
 app.command("audit")(privacy_audit.audit)

@@ -86,7 +86,8 @@ class GraphModelConfig(_Section):
     head: bool = Field(True, description="PinSage's two dense layers after the last convolution")
     skip: bool = Field(False, description="adds a linear map of an item's own features to its vector")
     user_map: bool = Field(
-        False, description="pairs = users: a linear map makes the user's query of the mean of the clicked items' vectors"
+        False,
+        description="pairs = users: a linear map makes the user's query of the clicked items' mean vector",
     )
     sampler: Literal["importance", "uniform"] = Field(
         "importance", description="importance: most visited by walks with restart; uniform: any neighbours"
@@ -148,6 +149,17 @@ class GraphModelConfig(_Section):
         "error", description="items without features: an error that names them, or zeros and a mask column"
     )
     device: str = Field("cpu", description="torch device of the training process, such as cuda")
+
+    @model_validator(mode="after")
+    def _users_are_asked_for_in_full(self) -> Self:
+        """A setting that would do nothing is refused."""
+        if self.pairs == "users" and self.user_clicks < 2:
+            raise ValueError('pairs = "users" predicts a click from others: set user_clicks to 2 or more')
+        if self.user_map and self.pairs != "users":
+            raise ValueError(f'user_map is trained on users: set pairs = "users" (it is "{self.pairs}")')
+        if self.user_map and not self.query_users:
+            raise ValueError("user_map is trained by users' queries: set query_users above 0")
+        return self
 
 
 class PatchConfig(_Section):

@@ -56,11 +56,12 @@ def max_margin(positive: Scores, negative: Scores, margin: float) -> Tensor:
 def unsupervised(positive: Scores, negative: Scores, Q: float = 20.0) -> Tensor:
     """Mean over rows of -E_v log sigma(z_u · z_v) - Q E_n log sigma(-z_u · z_n), a scalar (Hamilton et al. 2017).
 
-    u and v co-occur on a random walk; the expectations run over what counts for the row. Q = 20 is the paper's number
+    u and v co-occur on a random walk; the expectations run over what counts for the row; a row without a
+    positive costs 0. Q = 20 is the paper's number
     of negatives (equation 1).
     """
     pulled_B = _row_means(logsigmoid(positive.values), positive.counts)
-    pushed_B = _row_means(logsigmoid(-negative.values), negative.counts)
+    pushed_B = _row_means(logsigmoid(-negative.values), negative.counts) * positive.counts.any(1)
     return -(pulled_B + Q * pushed_B).mean()
 
 

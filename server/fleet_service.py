@@ -116,7 +116,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         except (FrameError, ReplyError) as error:
             await self._refuse(context, Code.INVALID_ARGUMENT, str(error))
         if not self._fleet.accept(order, reply):
-            await self._refuse(context, *_NOT_OUT[self._fleet.find(order.message_id)])  # type: ignore[index]
+            await self._refuse(context, *_NOT_OUT[self._fleet.find(order.message_id)])
         self._fleet.see(peer.node_id)
         return fleet_pb2.PushReply()
 

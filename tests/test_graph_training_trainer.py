@@ -17,11 +17,11 @@ from tiny_graph_training import prepared, tiny_config
 from fedquilt.config import Config
 from fedquilt.graphs.splits import HeldOut
 from server.graph_training import model_folder
-from server.graph_training.batches import BatchMaker
 from server.graph_training.checkpoint import Progress
 from server.graph_training.distributed import World, share_of_loss, shared_model, world
+from server.graph_training.objective import batch_loss
 from server.graph_training.run import run
-from server.graph_training.trainer import Hooks, batch_loss, fresh, train
+from server.graph_training.trainer import Hooks, batch_maker, fresh, train
 
 
 def trained(config: Config, start: Progress | None = None, hooks: Hooks | None = None) -> Progress:
@@ -147,10 +147,10 @@ def _gradients(of: World, config: Config) -> dict[str, torch.Tensor]:
     """After one batch with hard negatives, of the mean loss over all its pairs."""
     task = prepared(config).task
     model, _ = fresh(config.graph_model, task)
-    batch = BatchMaker(config.graph_model, config.seed, task.material, of.rank, of.size)[3, 0]
+    batch = batch_maker(config.graph_model, config.seed, task.material, of)[3, 0]
     together = shared_model(model, of)
-    loss = batch_loss(config.graph_model, together(batch.features_NF, batch.blocks), batch)
-    (loss * share_of_loss(len(batch.queries_B), batch.pairs, of)).backward()
+    loss = batch_loss(config.graph_model, together(batch.features_NF, batch.blocks), batch, model.user_map)
+    (loss * share_of_loss(batch.rows, batch.pairs, of)).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -164,7 +164,11 @@ def _one_of_two(rank: int, folder: Path, config: Config) -> None:
         torch.save(dict(progress.weights), folder / f"weights-{rank}.pt")
 
 
-@pytest.fixture(scope="module", params=["importance", "uniform"])
+USERS = {"pairs": "users", "loss": "softmax", "user_map": True, "skip": True, "user_clicks": 6, "batch_size": 21}
+KINDS = {"importance": {}, "uniform": {"sampler": "uniform"}, "users": USERS}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
 def two_processes(request, tmp_path_factory):
     import socket
 
@@ -172,7 +176,7 @@ def two_processes(request, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         (folder / "port").write_text(str(free.getsockname()[1]))
-    config = tiny_config(batch_size=63, epochs=2, sampler=request.param)  # an odd batch: unequal shares
+    config = tiny_config(**{"batch_size": 63, "epochs": 2, **KINDS[request.param]})  # odd batches: unequal shares
     prepared(config)
     torch.multiprocessing.start_processes(_one_of_two, (folder, config), nprocs=2, start_method="fork")
     return folder, config

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_graph_training import prepared, tiny_config
 
-from fedquilt.errors import DataError
+from fedquilt.errors import ConfigError, DataError
 from fedquilt.graphs.log import InteractionLog
 from models.graph_losses import softmax
 from server.graph_training.objective import _of_users, batch_loss
@@ -74,6 +74,43 @@ def test_a_negative_that_counts_is_never_what_its_user_clicked():
         assert not clicked & set(item_D[batch.hard_BQH[row]][batch.hard_counts_BQH[row]].tolist())
 
 
+def test_a_batch_of_everybody_sees_no_neighbour_that_anybody_clicked_too():
+    config = tiny_config(**{**USERS, "batch_size": 1000}).graph_model
+    material = prepared(tiny_config(**USERS)).task.material
+    named = replace(material, values_IF=np.eye(material.graph.num_items, dtype=np.float32))
+    batch, log = UserBatchMaker(config, 5, named)[1, 0], material.log
+    clicked_UI = np.zeros((log.num_users, log.num_items), bool)
+    clicked_UI[log.users_C, log.items_C] = True
+    together_II = clicked_UI.T.astype(int) @ clicked_UI
+    item_N, block = batch.features_NF.argmax(1).numpy(), batch.blocks[0]
+    rows, columns = np.nonzero(block.weights_DT.numpy())
+    assert not together_II[item_N[rows], item_N[block.neighbours_DT.numpy()[rows, columns]]].any()
+
+
+def test_the_others_mean_has_the_weights_of_recency():
+    batch = maker_of(user_pooling="decay", user_decay=0.5)[1, 0]
+    vectors_DF = torch.randn(len(batch.blocks[-1].weights_DT), 3, generator=torch.Generator().manual_seed(0))
+    (positive, _, _), _ = _of_users(vectors_DF, batch, None)
+    row = int(batch.clicked_counts_BA.sum(1).argmax())
+    clicks = vectors_DF[batch.clicked_BA[row]][batch.clicked_counts_BA[row]]
+    weights = 0.5 ** torch.arange(len(batch.clicked_BA[row]))[batch.clicked_counts_BA[row]]
+    others = (weights[1:, None] * clicks[1:]).sum(0) / weights[1:].sum()
+    assert positive.values[row, 0].item() == pytest.approx(float(clicks[0] @ others), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"pairs": "users", "user_clicks": 1}, "user_clicks to 2 or more"),
+        ({"user_map": True}, 'set pairs = "users"'),
+        ({"pairs": "users", "user_map": True, "query_users": 0}, "query_users above 0"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        tiny_config(**settings)
+
+
 def test_the_shares_of_two_processes_are_together_the_batch_of_one():
     whole, *halves = (maker_of(*who)[2, 1] for who in ((0, 1), (0, 2), (1, 2)))
 
@@ -120,7 +157,9 @@ def test_the_share_of_users_weighs_the_two_questions():
 
 @pytest.mark.parametrize("loss", ["max-margin", "softmax", "unsupervised"])
 def test_training_on_users_lowers_the_loss_and_moves_the_user_map(loss):
-    config = tiny_config(**{**USERS, "loss": loss, "user_map": True, "skip": True, "hard_negatives": False, "epochs": 8})
+    config = tiny_config(
+        **{**USERS, "loss": loss, "user_map": True, "skip": True, "hard_negatives": False, "epochs": 8}
+    )
     task = prepared(config).task
     model, _ = fresh(config.graph_model, task)
     history = train(config.graph_model, task)

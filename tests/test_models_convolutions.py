@@ -14,8 +14,8 @@ from torch_geometric.nn import SAGEConv
 from fedquilt.errors import UnknownNameError
 from models.convolutions import CONVOLUTIONS
 from models.convolutions.base import gathered_weighted_mean, unit_rows, weighted_mean
-from models.convolutions.sparse_sum import gathered_sum
 from models.convolutions.sage_lstm import permuted_rows
+from models.convolutions.sparse_sum import gathered_sum
 
 NAMES = tuple(CONVOLUTIONS)
 UNORDERED = tuple(name for name in NAMES if name != "sage-lstm")

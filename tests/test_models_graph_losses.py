@@ -104,6 +104,12 @@ def test_what_does_not_count_gets_no_gradient(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_a_row_without_a_positive_is_padding_and_costs_nothing(name):
+    nothing = Scores(torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.bool))
+    assert LOSSES[name](nothing, scores([[3.0, -3.0]])).item() == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_row_without_any_negative_costs_nothing_finite_gradients_included(name):
     positive = torch.zeros(1, 2, requires_grad=True)
     none = Scores(torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool))

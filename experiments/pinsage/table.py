@@ -1,4 +1,4 @@
-"""What is measured: name -> how to fit it, and the few trials that validation chooses from, as many for each model."""
+"""What is measured: name -> how to fit it, and the few trials that validation chooses from, two or three a model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ LIGHT = {
     ),
 }
 
-# Every click of a user from the others; the loss takes almost the whole catalogue of the two film logs as negatives.
+# Every click of a user from the others; the negatives, drawn with replacement, are most of the two film logs' items.
 USERS = {
     "pairs": "users",
     "loss": "softmax",

@@ -47,11 +47,11 @@ def read_device_log(path: Path) -> tuple[np.ndarray, Split]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        sizes = tuple(int(size) for size in arrays["sizes"])
+        num_users, num_items = (int(size) for size in arrays["sizes"])
         users_C, items_C, times_C = arrays["users"], arrays["items"], arrays["times"]
-        _require_inside(path, users_C, sizes[0], "user")
-        _require_inside(path, items_C, sizes[1], "item")
-        train = InteractionLog(path.stem, users_C, items_C, *sizes, times_C=times_C if len(times_C) else None)
+        _require_inside(path, users_C, num_users, "user")
+        _require_inside(path, items_C, num_items, "item")
+        train = InteractionLog(path.stem, users_C, items_C, num_users, num_items, times_C if len(times_C) else None)
         held = {name: HeldOut(*(arrays[f"{name}_{x}"] for x in ("users", "items"))) for name in _PARTS}
         held |= {
             name: HeldOut(part.users_H, part.items_H, arrays[f"{name}_negatives"])

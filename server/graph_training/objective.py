@@ -65,7 +65,7 @@ def _of_users(vectors_DF: Tensor, batch: UserBatch, user_map: nn.Module | None) 
 def _without_itself(scores_BA: Tensor, itself_D: Tensor, batch: UserBatch) -> Scores:
     """z_a · U (sum_b w_b z_b - w_a z_a) / (1 - w_a): a click against the mean of the others."""
     several_B1 = batch.clicked_counts_BA.sum(1, keepdim=True) > 1
-    rest_BA = torch.where(several_B1, 1 - batch.weights_BA, 1)
+    rest_BA = torch.where(several_B1, 1 - batch.weights_BA, 1).clamp(min=1e-6)  # a decay near 0 rounds to 0
     scores_BA = (scores_BA - batch.weights_BA * itself_D[batch.clicked_BA]) / rest_BA
     return Scores(scores_BA, batch.clicked_counts_BA & several_B1)
 

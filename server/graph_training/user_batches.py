@@ -4,8 +4,8 @@ A row is a run of a user's clicks, at most ``user_clicks`` long, that begins any
 click that is predicted, and ``single_queries`` of the clicks, drawn anew, each alone. A batch of pairs has one positive
 a query and computes as many vectors; here a query has many.
 
-To hide the edges between all clicks of a row would leave nothing of the graph where logs are dense. Hidden is what the
-batch could read its answers from: a neighbour where half or more of the users who clicked both items are in the batch.
+To hide the edges between all clicks of a row would leave nothing of the graph where logs are dense. Hidden is a
+neighbour where half or more of the users who clicked both items, anywhere in the log, are in the batch.
 """
 
 from __future__ import annotations
