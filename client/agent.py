@@ -47,26 +47,25 @@ class Agent:
         self._address, self._folder, self._open_work = address, folder, open_work
         self._identity = Identity.read(folder, DEVICE)
         self._stopped = threading.Event()
+        self._wait_s = _FIRST_WAIT_S
         self._work: Work | None = None
         self._made: OrderedDict[str, bytes] = OrderedDict()
         self._call: grpc.Call | None = None
 
     def run(self) -> None:
         """Until ``stop`` is called. RefusedError where the cloud does not want this device."""
-        wait_s = _FIRST_WAIT_S
         while not self._stopped.is_set():
             try:
                 with self._channel() as channel:
-                    if self._serve(fleet_pb2_grpc.FleetStub(channel)):
-                        wait_s = _FIRST_WAIT_S
+                    self._serve(fleet_pb2_grpc.FleetStub(channel))
             except grpc.RpcError as error:
                 if self._stopped.is_set():
                     return
                 if error.code() in _LASTING:
                     raise RefusedError(f"{self._address} refuses this device: {error.details()}") from None
-                logger.info("no connection to %s (%s), again in %.1f s", self._address, error.details(), wait_s)
-            self._stopped.wait(wait_s * random.uniform(0.5, 1.0))  # not all devices of a fleet at once
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                logger.info("no connection to %s (%s), again in %.1f s", self._address, error.details(), self._wait_s)
+            self._stopped.wait(self._wait_s * random.uniform(0.5, 1.0))  # not all devices of a fleet at once
+            self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
 
     def stop(self) -> None:
         """From another thread; work that has begun is finished first."""
@@ -79,11 +78,12 @@ class Agent:
         credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
         return grpc.secure_channel(self._address, credentials, _OPTIONS)
 
-    def _serve(self, stub: fleet_pb2_grpc.FleetStub) -> bool:
-        """One connection. -> whether the cloud ended it in good order."""
+    def _serve(self, stub: fleet_pb2_grpc.FleetStub) -> None:
+        """One connection, until the cloud or the network ends it."""
         me = stub.Enrol(fleet_pb2.EnrolRequest(token=self._token()), timeout=_CALL_S)
         (self._folder / TOKEN).unlink(missing_ok=True)  # it is used up
         cloud = stub.Describe(fleet_pb2.DescribeRequest(), timeout=_CALL_S)
+        self._wait_s = _FIRST_WAIT_S
         self._call = orders = stub.Pull(fleet_pb2.PullRequest(code_hash=code_hash()))
         if self._stopped.is_set():
             orders.cancel()
@@ -93,7 +93,6 @@ class Agent:
         try:
             for message_id, order in _joined(orders):
                 self._push(stub, message_id, self._answer(message_id, order, me, cloud))
-            return True
         finally:
             done.set()
             orders.cancel()
