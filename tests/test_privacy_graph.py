@@ -76,8 +76,9 @@ def test_a_graph_before_the_first_round_is_one_release_that_verifies(tmp_path, m
 @pytest.mark.parametrize("mode", ["central", "distributed"])
 def test_heavy_pairs_survive_little_noise(tmp_path, mode):
     graph = make_graph(new_run(tmp_path, mode), QUIET).graph
-    assert graph.row(3)[0].tolist() == [4, 8]
-    assert graph.row(3)[1][0] > graph.row(3)[1][1]
+    items, weights = graph.row(3)
+    assert items[:2].tolist() == [4, 8]  # heaviest first; now and then noise lets a light pair through behind them
+    assert weights[0] > weights[1]
 
 
 def test_its_noise_is_planned_for_an_epsilon(tmp_path):
