@@ -49,8 +49,12 @@ def test_nobody_honest_is_left_out_where_nobody_copies():
     assert left_out(own) == set()
 
 
-def test_eighteen_mimics_in_groups_of_three_have_six_tail_users_left_out():
-    assert left_out(forged(group=3, victims="tail")) == {0, 30, 60, 1, 31, 61}
+def test_eighteen_mimics_in_groups_of_three_have_nobody_left_out():
+    assert left_out(forged(group=3, victims="tail")) == set()
+
+
+def test_eighteen_mimics_in_crowds_of_nine_have_two_tail_users_left_out():
+    assert left_out(forged(group=9, victims="tail")) == {0, 30}
 
 
 def test_without_groups_all_copy_one():

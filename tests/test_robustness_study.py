@@ -10,11 +10,12 @@ import pytest
 from client.attacks.contract import make_attack
 from experiments.robustness.headline import headline
 from experiments.robustness.readme import tables
-from experiments.robustness.run import ATTACKS, DATASETS, HERE, PIPELINES, cells
+from experiments.robustness.run import ATTACKS, DATASETS, HERE, KEY, PIPELINES, cells
 from fedquilt.config import load
 from strategies.aggregation import make_aggregation
 
 RULE = "median"
+PROTOCOL = {"seeds": "0", "datasets": "bazaar", "fractions": "0.2", "tolerate": 0.3, "set": []}
 
 
 def row(rule: str, attack: str, ndcg: float, er10: float = 0.0, **given: Any) -> dict[str, Any]:
@@ -31,9 +32,7 @@ CLEAN = [row("mean", "none", 0.2), row(RULE, "none", 0.18)]
 
 
 def planned(attacks: str, targets: str, rules: str = "mean") -> list[dict[str, Any]]:
-    return list(
-        cells(Namespace(attacks=attacks, targets=targets, rules=rules, seeds="0", datasets="bazaar", fractions="0.2"))
-    )
+    return list(cells(Namespace(**PROTOCOL, attacks=attacks, targets=targets, rules=rules)))
 
 
 def test_what_a_rule_costs_without_attackers_is_a_share_of_the_means_gain():
@@ -110,3 +109,39 @@ def test_other_shares_and_head_targets_have_tables_of_their_own():
 def test_the_cost_is_against_the_better_of_the_two_means():
     # (0.22 - 0.18) / (0.22 - 0.1)
     assert headline([*CLEAN, row("mean-by-part", "none", 0.22)], RULE)["clean_cost"] == pytest.approx(1 / 3)
+
+
+def test_rejections_are_those_of_the_attack_that_has_most_rejected():
+    rejected = [{"honest": share, "honest tail": share / 2} for share in (0.02, 0.06, 0.01)]
+    rows = [
+        row(RULE, "none", 0.18, rejected=rejected[0]),
+        row(RULE, "ipm", 0.18, rejected=rejected[1]),
+        row(RULE, "ipm", 0.18, rejected=rejected[2], seed=1),
+    ]
+    found = headline(rows, RULE)
+    assert (found["honest_reject_rate"], found["tail_reject_rate"]) == pytest.approx((0.035, 0.0175))
+
+
+def test_the_headline_tells_how_many_attacks_and_seeds_its_worst_is_of():
+    rows = [row(RULE, "ipm", 0.1), row(RULE, "ipm", 0.1, seed=1), row(RULE, "ipm", 0.1, options={"epsilon": 0.5})]
+    found = headline(CLEAN + rows, RULE)
+    assert (found["attacks_judged"], found["least_seeds"]) == (2, 1)
+
+
+def test_an_attack_on_whole_nodes_is_compared_with_the_clean_run_without_their_users():
+    other = row(RULE, "none", 0.1, options={"beside": "malformed"})
+    rows = [*CLEAN, other, row(RULE, "malformed", 0.09)]
+    assert headline(rows, RULE)["worst_ndcg_loss_20pct"] == pytest.approx(0.1)  # 1 - 0.09 / 0.1, not of 0.18
+
+
+def test_an_attack_on_whole_nodes_comes_with_its_own_clean_run():
+    cells_of = [(cell["attack"], cell["options"]) for cell in planned("malformed", "tail")]
+    assert cells_of == [("none", {"beside": "malformed"}), ("malformed", {})]
+
+
+def test_a_trial_with_an_override_is_no_row_of_the_study():
+    [plain], [trial] = (
+        list(cells(Namespace(**{**PROTOCOL, "set": given}, attacks="none", targets="tail", rules="mean")))
+        for given in ([], ["federation.rounds=3"])
+    )
+    assert [plain[name] for name in KEY] != [trial[name] for name in KEY]

@@ -1,4 +1,4 @@
-"""Collusion screening: rows that several others repeat lose their place, honest rows and single twins keep it."""
+"""Collusion screening: rows that many repeat lose their place, rows that a few repeat count as one, others stay."""
 
 from __future__ import annotations
 
@@ -29,14 +29,24 @@ def wish(count: int, own: float = 0.2, seed: int = 1) -> torch.Tensor:
     return rows_KP
 
 
-def left(rows_KP: torch.Tensor, **options) -> list[int]:
-    """Ids of those who stay."""
+def screened(rows_KP: torch.Tensor, **options) -> tuple[torch.Tensor, list[int]]:
+    """(Rows, ids) of those who stay."""
     context = RoundContext(client_ids_K=np.arange(len(rows_KP)), nodes_K=np.zeros(len(rows_KP), np.int64))
     weights_K = torch.full((len(rows_KP),), 1 / len(rows_KP))
     rows, weights, seen = CollusionScreening(**options)(rows_KP, weights_K, context)
     assert len(rows) == len(weights) == len(seen.client_ids_K) == len(seen.nodes_K)
     assert float(weights.sum()) == pytest.approx(1)
-    return seen.client_ids_K.tolist()
+    return rows, seen.client_ids_K.tolist()
+
+
+def left(rows_KP: torch.Tensor, **options) -> list[int]:
+    return screened(rows_KP, **options)[1]
+
+
+def copied(victims: int, copies: int, colluders: int = 18, among: int = 82) -> torch.Tensor:
+    """Honest rows, then colluders of whom ``copies`` each send the row of one of the first honest users."""
+    rows_KP = honest(among)
+    return torch.cat([rows_KP, rows_KP[torch.arange(colluders) // copies % victims]])
 
 
 def test_colluders_with_one_wish_are_left_out():
@@ -51,10 +61,33 @@ def test_honest_rows_stay():
     assert left(honest(40)) == list(range(40))
 
 
-def test_as_many_twins_as_others_allows_stay():
-    twins = wish(1).repeat(3, 1)  # each has two rows that repeat it
-    assert len(left(torch.cat([honest(), twins]))) == 19
-    assert len(left(torch.cat([honest(), wish(1).repeat(4, 1)]))) == 16
+def test_as_many_twins_as_others_allows_are_not_touched():
+    rows_KP = torch.cat([honest(), wish(1).repeat(3, 1)])  # each has two rows that repeat it
+    assert torch.equal(screened(rows_KP)[0], rows_KP)
+
+
+def test_rows_that_a_few_repeat_count_as_one():
+    rows_KP = torch.cat([honest(96), wish(1).repeat(4, 1)])
+    kept_KP, ids = screened(rows_KP)
+    assert ids == list(range(100))
+    torch.testing.assert_close(kept_KP[96:].sum(dim=0), rows_KP[96])
+
+
+def test_rows_that_a_crowd_repeats_are_left_out():
+    assert len(left(torch.cat([honest(90), wish(1).repeat(10, 1)]))) == 90
+
+
+def test_a_few_copies_of_an_honest_row_leave_its_user_in_place_and_its_sum_as_it_was():
+    rows_KP = copied(victims=6, copies=3)
+    kept_KP, ids = screened(rows_KP)
+    assert ids == list(range(100))
+    torch.testing.assert_close(kept_KP.sum(dim=0), rows_KP[:82].sum(dim=0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("copies", [3, 4, 6, 7, 8, 9, 18])
+def test_whoever_copies_honest_rows_to_have_them_removed_needs_a_crowd_for_each(copies):
+    removed = set(range(82)) - set(left(copied(victims=18 // copies, copies=copies)))
+    assert len(removed) <= 18 / (0.08 * 100)
 
 
 def test_where_most_rows_repeat_each_other_nobody_is_left_out():
@@ -69,7 +102,7 @@ def test_fewer_users_than_it_compares_with_stay():
     assert left(wish(3)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("options", [{"others": 0}, {"least": 0.0}, {"bound": -1.0}])
+@pytest.mark.parametrize("options", [{"others": 0}, {"least": 0.0}, {"bound": -1.0}, {"crowd": 0.0}])
 def test_a_parameter_out_of_range_is_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CollusionScreening(**options)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cli.attack_options import clean_options
+
 Row = dict[str, Any]
 PLAIN, NONE, SHARE = ("mean", "mean-by-part"), "none", 0.2
 LEAST_GAIN = 0.005  # NDCG@10; of a smaller gain a share says nothing
@@ -20,7 +22,9 @@ def headline(rows: Sequence[Row], rule: str) -> dict[str, float]:
     {} for no rule. clean_cost: (clean NDCG of the mean - of the rule) / (clean NDCG of the mean - of the base), the
     largest of all logs where the mean gains LEAST_GAIN, and of both optimizers. worst_ndcg_loss_20pct: largest
     1 - NDCG attacked / NDCG clean.
-    worst_er10_ratio_20pct: largest (ER@10 attacked + SLACK) / (clean + SLACK), of the largest ER@10 of all rounds.
+    worst_er10_ratio_20pct: largest (ER@10 attacked + SLACK) / (clean + SLACK), of the largest ER@10 of all rounds;
+    worst_er10_rise_20pct: largest difference of the same two. Reject rates: of the attack that has most rejected, none
+    included. attacks_judged, least_seeds: attacks of which the worst is taken, and seeds of the one that has fewest.
     """
     at_20pct = [row for row in rows if row["malicious"] == SHARE]
     ours = [row for row in at_20pct if row["rule"] == rule]
@@ -35,12 +39,17 @@ def headline(rows: Sequence[Row], rule: str) -> dict[str, float]:
         found["worst_er10_ratio_20pct"] = max(
             (_mean(part, _exposure) + SLACK) / (_mean(clean, _exposure) + SLACK) for part, clean in compared
         )
+        found["worst_er10_rise_20pct"] = max(
+            _mean(part, _exposure) - _mean(clean, _exposure) for part, clean in compared
+        )
     if backdoors := [part for part in _groups(ours) if "backdoor" in part[0]]:
         found["backdoor_success"] = max(_mean(part, _triggered) for part in backdoors)
     for name, group in (("honest_reject_rate", "honest"), ("tail_reject_rate", "honest tail")):
-        shares = [row["rejected"][group] for row in ours if row["rejected"][group] is not None]
-        if shares:
-            found[name] = float(np.mean(shares))
+        if rates := [rate for part in _groups(ours, clean=True) if (rate := _rejected(part, group)) is not None]:
+            found[name] = max(rates)
+    if parts := _groups(ours):
+        found["attacks_judged"] = len({repr([part[0]["attack"], part[0]["options"]]) for part in parts})
+        found["least_seeds"] = min(len({row["seed"] for row in part}) for part in parts)
     return found
 
 
@@ -48,7 +57,7 @@ def _clean_costs(rows: Sequence[Row], ours: Sequence[Row]) -> list[float]:
     """One for each log and plain mean that gains LEAST_GAIN and has clean runs with the seeds of the rule's."""
     costs = []
     for dataset, plain_rule in product(sorted({row["dataset"] for row in ours}), PLAIN):
-        clean = [row for row in ours if row["dataset"] == dataset and row["attack"] == NONE]
+        clean = [row for row in ours if row["dataset"] == dataset and row["attack"] == NONE and not row["options"]]
         plain = _clean_beside(clean, [row for row in rows if row["rule"] == plain_rule]) if clean else []
         clean = _clean_beside(plain, clean)
         if plain and (gain := _mean(plain, _ndcg) - _mean(plain, _base)) >= LEAST_GAIN:
@@ -56,21 +65,31 @@ def _clean_costs(rows: Sequence[Row], ours: Sequence[Row]) -> list[float]:
     return costs
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Attacked rows that differ by seed only."""
+def _groups(rows: Sequence[Row], clean: bool = False) -> list[list[Row]]:
+    """Attacked rows that differ by seed only; those of nobody's attack too where asked."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row["attack"] != NONE:
+        if clean or row["attack"] != NONE:
             key = repr([row[name] for name in ("dataset", "targets", "attack", "options")])
             groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
 def _clean_beside(part: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """Clean rows of the logs, targets and seeds of ``part``."""
+    """Clean rows of the logs, targets and seeds of ``part`` that leave out the same users."""
     wanted = {tuple(row[name] for name in ("dataset", "targets", "seed")) for row in part}
-    clean = [row for row in rows if row["attack"] == NONE]
+    clean = [row for row in rows if row["attack"] == NONE and part and row["options"] == beside(part[0])]
     return [row for row in clean if tuple(row[name] for name in ("dataset", "targets", "seed")) in wanted]
+
+
+def beside(row: Row) -> dict[str, Any]:
+    """Options of the clean run that a row is compared with."""
+    return row["options"] if row["attack"] == NONE else clean_options(row["attack"], row["options"])
+
+
+def _rejected(part: Sequence[Row], group: str) -> float | None:
+    shares = [row["rejected"][group] for row in part if row["rejected"][group] is not None]
+    return float(np.mean(shares)) if shares else None
 
 
 def _mean(rows: Sequence[Row], value: Callable[[Row], float]) -> float:

@@ -39,7 +39,7 @@ def tables(rows: Sequence[Row], dataset: str) -> str:
 
     A cell is the mean over seeds, – where nothing was run; with three rows or more, ± half the 95 % t interval.
     """
-    ours = [row for row in rows if row["dataset"] == dataset]
+    ours = [row for row in rows if row["dataset"] == dataset and not row.get("set")]
     usual = [row for row in ours if row["malicious"] == USUAL and row["targets"] == "tail"]
     seeds = sorted({row["seed"] for row in ours})
     bases = [row["test"]["base"]["NDCG@10"] for row in usual if row["attack"] == "none"]
@@ -84,7 +84,7 @@ def _pair(backdoors: Sequence[dict[str, Any]], variant: str) -> str:
 
 def _name(row: Row) -> str:
     if row["attack"] == NONE:
-        return NONE
+        return f"{NONE} (beside {row['options']['beside']})" if row["options"] else NONE
     options = ", ".join(f"{key} {value}" for key, value in row["options"].items())
     share = "" if row["malicious"] == USUAL else f" {row['malicious']:.1%}"
     return f"{row['attack']}{share}" + (f" ({options})" if options else "")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from cli.attack_options import NONE, attacked_config, load_config
+from cli.attack_options import NONE, attacked_config, clean_options, load_config
 from cli.attack_world import run_attack
 from client.attacks.contract import make_attack
 from experiments.results import ROOT, Row, read_results, write_results
@@ -30,7 +30,7 @@ DATASETS = {"bazaar-small": "bazaar_small.toml", "bazaar": "bazaar.toml", "ml-10
 CLOUDS = ROOT / "runs" / "robustness-clouds"
 TRAINS_THE_CLOUD = ("models", "fedquilt/graphs", "server/cloud.py")
 FRACTIONS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3)
-KEY = ("dataset", "attack", "options", "rule", "malicious", "targets", "seed")
+KEY = ("dataset", "attack", "options", "rule", "malicious", "targets", "seed", "tolerate", "set")
 ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: attack and its options
     "sign-flip": ("sign-flip", {}),
     "gaussian": ("gaussian", {}),
@@ -68,6 +68,7 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: 
     "ua-fed-rec": ("ua-fed-rec", {}),
     "backdoor": ("backdoor", {}),
     "backdoor-distributed": ("backdoor", {"parts": 4}),
+    "mimic-crowds": ("mimic", {"group": 9, "victims": "tail"}),
     "evasion-greedy": ("evasion-clicks", {}),
     "evasion-gradient": ("evasion-clicks", {"search": "gradient"}),
     "evasion-random": ("evasion-clicks", {"search": "random"}),
@@ -126,15 +127,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def cells(options: argparse.Namespace) -> Iterable[Row]:
     """Seed by seed, clean runs first, then attack by attack under every rule: what is stopped can be compared."""
-    names = sorted(options.attacks.split(","), key=lambda name: name != NONE)
     targets = options.targets.split(",")
+    protocol = (options.tolerate, list(options.set))
     for seed in map(int, options.seeds.split(",")):
         for dataset in options.datasets.split(","):
-            for attack, its in (ATTACKS[name] for name in names):
+            for attack, its in with_clean(options.attacks.split(",")):
                 for rule in options.rules.split(","):
                     for share in map(float, options.fractions.split(",")):
                         for wanted in targets if aimed(attack, its) else targets[:1]:
-                            yield dict(zip(KEY, (dataset, attack, its, rule, share, wanted, seed), strict=True))
+                            cell = (dataset, attack, its, rule, share, wanted, seed, *protocol)
+                            yield dict(zip(KEY, cell, strict=True))
+
+
+def with_clean(names: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Attacks and their options, clean runs first; with the clean run of one that takes other users than usual."""
+    asked = [ATTACKS[name] for name in sorted(names, key=lambda name: name != NONE)]
+    special = [(NONE, own) for attack, its in asked if (own := clean_options(attack, its))]
+    return [*special, *asked]
 
 
 def aimed(attack: str, options: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Collusion screening: rows that several others repeat lose their place."""
+"""Collusion screening: rows that a few others repeat count as one together, rows that many repeat lose their place."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ _MAD = 1.4826  # times the median absolute deviation: the standard deviation of 
 @PRE_RULES.register("collusion-screening")
 @dataclass(frozen=True)
 class CollusionScreening:
-    """A row is left out whose cosine with its ``others``-th most similar row is above ``least`` and above the round's
-    median of that figure by ``bound`` robust standard deviations (1.4826 MAD).  O(K²·P).
+    """A row that at least ``others`` rows repeat is divided by one more than their number, so that they count as one
+    row together; a row that as many as ``crowd`` of the round repeat is left out.  O(K²·P).
 
-    One user's update is mostly its own: two honest users seldom resemble each other, colluders who send one wish do.
-    Who hides the wish in noise of its own passes, with as much less of it. More than half of a round left out: nobody
-    is, as rows then resemble each other for another reason, such as a first round. Needs more users than ``others``.
+    A row repeats another where their cosine is above ``least`` and above the round's median, over users, of the cosine
+    with the ``others``-th most similar row, by ``bound`` robust standard deviations (1.4826 MAD). One user's update is
+    mostly its own: two honest users seldom resemble each other, colluders who send one wish do. Who hides the wish in
+    noise of its own passes, with as much less of it. Colluders who copy an honest row to have it taken for theirs lose
+    their own rows with it, and must be a crowd for each whom they remove: f of K remove f / (crowd·K) at the most.
+    Where more than half of a round is repeated, rows resemble each other for another reason, such as a first round, and
+    all stay as they are. Needs more users than ``others``.
     """
 
     others: int = 3
+    crowd: float = 0.08
     least: float = 0.4
     bound: float = 2.5
 
@@ -33,27 +38,32 @@ class CollusionScreening:
     def __post_init__(self) -> None:
         require_count("others", self.others, least=1)
         require_number("least", self.least)
+        if not 0 < self.crowd <= 1:
+            raise ValueError(f"crowd must be above 0 and at most 1, got {self.crowd!r}")
         require_number("bound", self.bound)
 
     def __call__(
         self, updates_KP: torch.Tensor, weights_K: torch.Tensor, context: RoundContext
     ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
         k = require_users(self, updates_KP)
-        kept = torch.nonzero(~self._repeated(updates_KP)).flatten()
-        if len(kept) == k or 2 * len(kept) < k:
+        repeats_K = self._repeats(updates_KP)
+        if not 0 < 2 * int((repeats_K > 0).sum()) <= k:
             return updates_KP, weights_K, context
+        kept = torch.nonzero(repeats_K < max(self.others, self.crowd * k)).flatten()
         weights, chosen = weights_K[kept], kept.numpy()
         ids_K = None if context.client_ids_K is None else context.client_ids_K[chosen]
         nodes_K = None if context.nodes_K is None else context.nodes_K[chosen]
-        return updates_KP[kept], weights / weights.sum(), replace(context, client_ids_K=ids_K, nodes_K=nodes_K)
+        rows_KP = updates_KP[kept] / (1 + repeats_K[kept])[:, None]
+        return rows_KP, weights / weights.sum(), replace(context, client_ids_K=ids_K, nodes_K=nodes_K)
 
-    def _repeated(self, updates_KP: torch.Tensor) -> torch.Tensor:
-        """bool [K]. Rows of zeros resemble nothing."""
+    def _repeats(self, updates_KP: torch.Tensor) -> torch.Tensor:
+        """int [K]: by how many rows each is repeated, 0 for fewer than ``others``. Rows of zeros resemble nothing."""
         if len(updates_KP) <= self.others:
-            return torch.zeros(len(updates_KP), dtype=torch.bool)
+            return torch.zeros(len(updates_KP), dtype=torch.int64)
         units_KP = torch.nn.functional.normalize(updates_KP, dim=1)
         alike_KK = (units_KP @ units_KP.T).fill_diagonal_(-2)
         alike_K = alike_KK.topk(self.others, dim=1).values[:, -1]
         middle = alike_K.quantile(0.5)
         spread = _MAD * (alike_K - middle).abs().quantile(0.5)
-        return (alike_K > self.least) & (alike_K > middle + self.bound * spread)
+        repeats_K = (alike_KK > torch.clamp(middle + self.bound * spread, min=self.least)).sum(dim=1)
+        return torch.where(repeats_K >= self.others, repeats_K, 0)
