@@ -243,6 +243,13 @@ def _holds(case: Case) -> str | Skipped:
     return ""
 
 
+@check("holds at f, K = smallest")
+def _holds_of_few(case: Case) -> str | Skipped:
+    """Where the rule has no user to spare."""
+    fewest = smallest_k(case.rule, getattr(case.rule, "num_byzantine", 0))
+    return _holds(replace(case, updates_KP=case.updates_KP[:fewest]))
+
+
 @check("breaks at f + 1")
 def _breaks(case: Case) -> str | Skipped:
     """The declared point is the point: one more colluder moves a rule that declares tight = True anywhere."""

@@ -175,12 +175,33 @@ def test_a_claim_that_other_liars_break_is_caught(rule, words):
     assert words in failures(check_rule(rule, only=("holds at f",)))["holds at f"]
 
 
+@dataclass(frozen=True)
+class MeanOfFew:
+    """A median of f = 3 that has nobody to spare at K = 7, and is a mean there."""
+
+    num_byzantine: int = 3
+    sensitivity, breakdown = None, 0.5
+
+    def needs(self, num_byzantine):
+        return 2 * num_byzantine + 1
+
+    def __call__(self, updates_KP, weights_K, state):
+        spare = len(updates_KP) - self.needs(self.num_byzantine)
+        return updates_KP.quantile(0.5, dim=0) if spare else updates_KP.mean(0)
+
+
+def test_a_claim_that_holds_with_users_to_spare_is_tried_without():
+    few = "holds at f, K = smallest"
+    assert failures(check_rule(MeanOfFew(), only=("holds at f",))) == {}
+    assert "3 of 7 users move it" in failures(check_rule(MeanOfFew(), only=(few,)))[few]
+
+
 def test_what_is_withstood_follows_from_the_parameters():
     multi_krum, krum, mixing = AGGREGATORS["multi-krum"], AGGREGATORS["krum"], PRE_RULES["nearest-neighbour-mixing"]
     with pytest.raises(TooManyByzantineError, match="needs K >= 23"):  # with K = 20 it would be the mean
         multi_krum(num_byzantine=3, num_selected=20)(torch.ones(20, 2), torch.full((20,), 0.05), {})
     assert [tolerates(krum(num_byzantine=4, num_neighbours=n), 20) for n in (1, 3, 10, 18)] == [1, 3, 4, 1]
-    assert tolerates(AGGREGATORS["secant-screening"](num_byzantine=9), 20) == 6  # K > 3f
+    assert tolerates(AGGREGATORS["secant-screening"](num_byzantine=9), 20) == 9  # K > 2f
     with pytest.raises(TooManyByzantineError, match="needs K >= 5 users to withstand f=2"):
         mixing(num_byzantine=2)(torch.ones(3, 2), torch.full((3,), 1 / 3), RoundContext())
 

@@ -120,6 +120,18 @@ def test_the_state_of_a_large_patch_holds_the_drawn_coordinates_only():
     assert state["rows_CB"].shape == (5, 10)
 
 
+@pytest.mark.parametrize(("num_users", "left_out"), [(7, 0), (9, 2), (10, 3), (20, 3)])
+def test_as_many_are_kept_as_clipping_and_mixing_need_though_three_answer_the_wrong_way(num_users, left_out):
+    seen, ids_K, drawn = recall({}, P), np.arange(num_users), np.random.default_rng(0)
+    way_K = np.where(ids_K < 3, 1, -1)[:, None].astype(np.float32)
+    for _ in range(12):
+        patch_P = drawn.normal(size=P).astype(np.float32)
+        seen = observe(replace(seen, position_B=patch_P), ids_K, way_K * patch_P, pace=0.1, memory=0.9)
+    rule, rows_KP = replace(RULE, num_byzantine=3), torch.from_numpy(drawn.normal(size=(num_users, P))).float()
+    counted_K = rule.row_weights(rows_KP, torch.full((num_users,), 1 / num_users), seen.stored())
+    assert (counted_K == 0)[:3].sum() == (counted_K == 0).sum() == left_out
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0.01, 5), st.integers(0, 1000))
 def test_the_answer_of_any_quadratic_loss_is_positive_and_of_its_reverse_the_negative(curvature, seed):

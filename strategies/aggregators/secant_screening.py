@@ -33,8 +33,10 @@ class SecantScreening:
     Nobody is left out by a median that is not above 0. Clipping and mixing withstand f however many are left out, as
     these may be honest: nothing is won by having others left out. Of every user ever seen the state holds 2 numbers for
     each of at most ``num_coordinates`` drawn coordinates. Server steps other than plain addition blunt the answers. Who
-    begins to lie after probation, or whose bad loss falls along with the others', passes. Needs K > 2f; f = 0 is the
-    mean.
+    begins to lie after probation, or whose bad loss falls along with the others', passes. f = 0 is the mean.
+
+    Needs K > 2f, and at least 2f + 1 users are kept, as clipping and mixing need these even if all who were left out
+    are honest: at K <= 3f fewer than f are left out, at K = 2f + 1 nobody is.
     """
 
     num_byzantine: int = 1
@@ -53,7 +55,7 @@ class SecantScreening:
     source = "fedquilt, after FLDetector (Zhang et al. 2022, arXiv:2207.09209)"
     cost = "K²·P"
     sensitivity = None
-    breakdown = 1 / 3  # f honest users left out, and f liars among the K - f others
+    breakdown = 0.5
     scale = True
 
     def __post_init__(self) -> None:
@@ -92,12 +94,13 @@ class SecantScreening:
         seen = observe(recall(state, len(drawn)), ids_K, updates_KP.numpy()[:, drawn], self.pace, self.memory)
         kept = torch.from_numpy(np.flatnonzero(~self._left_out(seen, ids_K)))
         given_K = torch.zeros(k, dtype=updates_KP.dtype)
-        given_K[kept] = _mixed_weights(updates_KP[kept], min(self.num_byzantine, (len(kept) - 1) // 2))
+        given_K[kept] = _mixed_weights(updates_KP[kept], self.num_byzantine)
         return given_K, seen
 
     def _left_out(self, seen: Secants, ids_K: np.ndarray) -> np.ndarray:
-        """bool [K]: whose answers are too low, then, as far as f goes, who gained too little."""
+        """bool [K]: whose answers are too low, then, as far as f and the 2f + 1 to keep go, who gained too little."""
         rounds_K, out_K = of_senders(seen, seen.rounds_C, ids_K), np.zeros(len(ids_K), bool)
+        most = min(self.num_byzantine, len(ids_K) - self.needs(self.num_byzantine))
         on_probation_K = rounds_K <= self.settle + self.probation
         gain_share_K = np.where(on_probation_K, self.gain_share, self.loss_share)
         tests = (
@@ -109,7 +112,7 @@ class SecantScreening:
             middle = float(np.median(values_K[judged_K])) if 2 * judged_K.sum() > len(ids_K) else 0.0
             if middle > 0:
                 low = np.flatnonzero(judged_K & (values_K < least_K * middle) & ~out_K)
-                room = self.num_byzantine - int(out_K.sum())
+                room = most - int(out_K.sum())
                 out_K[low[np.argsort(values_K[low], kind="stable")[:room]]] = True
         return out_K
 
