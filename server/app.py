@@ -20,6 +20,7 @@ from fedquilt.config import Config, load
 from fedquilt.errors import ConfigError, RunError
 from fedquilt.runs import CONFIG, RunFolder
 from server.loop import run_federation
+from server.privacy import require_deployable
 from server.task import Deployment, FederationResult, Hooks
 
 Prepare = Callable[[Config, RunFolder], Deployment]
@@ -48,6 +49,7 @@ def make_server_app(
     def main(grid: Grid, context: Context) -> None:
         run = open_run({**(run_config or {}), **context.run_config})
         log(INFO, "run folder %s", run.path)
+        require_deployable(run.config, grid)
         with run.writing():
             deployment = prepare(run.config, run)
             result = run_federation(grid, run.config, deployment, run, hooks(run.config, run))

@@ -31,7 +31,7 @@ from server.in_process import InProcessGrid
 from server.mechanisms import Target, make_rounds, mode_of, require_mode, sampler_of
 from strategies.private import PrivateRounds
 
-__all__ = ["KEY", "open_rounds", "raise_budget", "require_deployable", "require_possible", "summary"]
+__all__ = ["KEY", "open_rounds", "raise_budget", "require_deployable", "require_possible", "require_secret", "summary"]
 _SIMULATED = ("InMemoryGrid",)  # Flower's own engine for simulations, by name: importing it loads Ray
 _OUTSIDE = (
     "outside the guarantee: the cloud's own model, trained on clicks that the cloud holds already; evaluation tables;"
@@ -54,10 +54,15 @@ def require_possible(config: Config) -> None:
 
 
 def require_deployable(config: Config, grid: Grid) -> None:
+    """As ``require_secret``, unless the grid is one of a simulation."""
+    if not (isinstance(grid, InProcessGrid) or type(grid).__name__ in _SIMULATED):
+        require_secret(config)
+
+
+def require_secret(config: Config) -> None:
     """PrivacyError where real devices would be promised noise that anyone with the configuration can subtract."""
-    simulated = isinstance(grid, InProcessGrid) or type(grid).__name__ in _SIMULATED
     private = config.privacy.mode != "none" or config.cloud_privacy.on
-    if private and config.privacy.randomness != "secret" and not simulated:
+    if private and config.privacy.randomness != "secret":
         raise PrivacyError(
             "privacy.randomness = 'simulated': noise and cohorts come from the run's seed, which every device is told,"
             " so they protect nobody. Deployed runs need privacy.randomness = 'secret'"
