@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fedquilt.config import FederationConfig
-from fedquilt.errors import FederationError, TooManyByzantineError
+from fedquilt.errors import ConfigError, FederationError, TooManyByzantineError
 from strategies.rules import (
     Aggregator,
     PreRule,
@@ -46,14 +46,29 @@ class Aggregated:
 
 
 def make_aggregation(federation: FederationConfig) -> Aggregation:
-    """ConfigError for a rule that cannot be made, the fallback too."""
+    """ConfigError for a rule that cannot be made, or not behind these pre-rules; the fallback too."""
     name = federation.fallback_aggregator
-    return Aggregation(
+    aggregation = Aggregation(
         make_aggregator(federation.aggregator, federation.aggregator_options),
         make_pre_rules(federation.pre_rules, federation.pre_rule_options),
         make_aggregator(name, federation.fallback_options, "federation.fallback_options") if name else None,
         name,
     )
+    _require_ids(federation, aggregation)
+    return aggregation
+
+
+def _require_ids(federation: FederationConfig, aggregation: Aggregation) -> None:
+    """ConfigError for a history by client id behind a pre-rule whose rows are no single user's."""
+    pairs = zip(federation.pre_rules, aggregation.pre_rules, strict=True)
+    mixing = next((name for name, rule in pairs if getattr(rule, "mixes", False)), "")
+    for key, rule in (("aggregator", aggregation.rule), ("fallback_aggregator", aggregation.fallback)):
+        if mixing and getattr(rule, "needs_ids", False):
+            raise ConfigError(
+                f"federation.{key} = {getattr(federation, key)!r} keeps a history by client id, and the rows that"
+                f" pre-rule {mixing!r} leaves are no single user's: take {mixing!r} out of federation.pre_rules, or"
+                " another rule"
+            )
 
 
 def needs_root(aggregation: Aggregation) -> bool:

@@ -61,7 +61,7 @@ def costs_of(rules: Sequence[Aggregator], seed: int = 0) -> list[Cost]:
 
 
 def _measured(rule: Aggregator, seed: int) -> dict[str, float]:
-    from strategies.conformance import Case, honest_updates
+    from strategies.conformance_cases import Case, honest_updates
 
     small, large = (Case(rule, honest_updates(NUM_USERS, p, seed), seed) for p in (_WARM, NUM_COORDINATES))
     small.of(small.updates_KP)

@@ -13,7 +13,8 @@ from strategies.rules import smallest_k
 class Facts:
     """``tight``: one more Byzantine user than ``tolerates`` says can move the result anywhere.
 
-    ``translation``: rule(X + c) = rule(X) + c. ``scale``: rule(a X) = a rule(X) for a > 0.
+    ``translation``: rule(X + c) = rule(X) + c. ``scale``: rule(a X) = a rule(X) for a > 0. ``needs_ids``: it keeps a
+    history by client id.
     """
 
     source: str
@@ -26,6 +27,7 @@ class Facts:
     honours_weights: bool
     tight: bool
     stateful: bool
+    needs_ids: bool
 
 
 def facts_of(rule: Any) -> Facts:
@@ -41,6 +43,7 @@ def facts_of(rule: Any) -> Facts:
         honours_weights=bool(getattr(rule, "honours_weights", False)),
         tight=bool(getattr(rule, "tight", False)),
         stateful=hasattr(rule, "next_state") or hasattr(rule, "step"),
+        needs_ids=bool(getattr(rule, "needs_ids", False)),
     )
 
 

@@ -55,6 +55,7 @@ class Aggregator(Protocol):
     Optional, and each with a default in ``strategies.facts``: ``source``, ``cost``, ``translation``, ``scale``,
     ``honours_weights``, ``tight``, ``needs(num_byzantine) -> smallest K``, ``tolerates(num_users) -> largest f``.
     ``needs_root = True``: the context of a round then holds ``root_update_P``, computed for such rules only.
+    ``needs_ids = True``: the rule keeps a history by client id. It is refused behind a pre-rule that ``mixes``.
 
     Optional methods:
 
@@ -83,7 +84,8 @@ class PreRule(Protocol):
     ``source`` and ``cost`` are texts. ``needs(num_byzantine)`` as in a rule. Optional: ``overwriting``, of the same
     signature and result, which may write into the rows that it is given; called where an earlier pre-rule made them.
     ``rejects = True``: who is left out is so for what its row says, and is charged with it where suspicion is on; a
-    draw that leaves out rows, such as a cap's, does not say it.
+    draw that leaves out rows, such as a cap's, does not say it. ``mixes = True``: rows that come out are made of
+    several users' and are no single user's, so the context names neither clients nor supernodes any more.
     """
 
     def __call__(
@@ -128,7 +130,9 @@ def smallest_k(rule: Any, num_byzantine: int) -> int:
 
 
 def in_round(rule: Aggregator, context: RoundContext) -> Aggregator:
-    """The rule as it acts in this round."""
+    """The rule as it acts in this round. MissingContextError for a history by client id where rows have none."""
+    if getattr(rule, "needs_ids", False) and context.client_ids_K is None:
+        raise missing(rule, "to know whose each row is", "take out the pre-rule that mixes users, or take another rule")
     bind = getattr(rule, "in_round", None)
     return bind(context) if bind else rule
 

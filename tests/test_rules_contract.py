@@ -11,7 +11,8 @@ from fedquilt.errors import FederationError, TooManyByzantineError
 from strategies.aggregators.dnc import DivideAndConquer
 from strategies.aggregators.item_wise import ItemWise
 from strategies.aggregators.median import Median
-from strategies.conformance import CHECKS, check_rule, failures, require_rule
+from strategies.conformance import CHECKS, check_rule, require_rule
+from strategies.conformance_cases import failures
 from strategies.conformance_cost import costs_of
 from strategies.facts import facts_of, needed_text, tolerates
 from strategies.rules import AGGREGATORS, PRE_RULES, RoundContext, apply_rule

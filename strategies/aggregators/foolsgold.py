@@ -37,6 +37,10 @@ class FoolsGold:
     breakdown = 0.0
     scale = True
 
+    @property
+    def needs_ids(self) -> bool:
+        return self.memory
+
     def in_round(self, context: RoundContext) -> FoolsGold:
         return replace(self, client_ids_K=context.client_ids_K)
 

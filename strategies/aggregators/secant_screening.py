@@ -56,7 +56,7 @@ class SecantScreening:
     cost = "K²·P"
     sensitivity = None
     breakdown = 0.5
-    scale = True
+    scale = needs_ids = True
 
     def __post_init__(self) -> None:
         require_count("num_byzantine", self.num_byzantine)

@@ -25,6 +25,8 @@ class Bucketing:
 
     source = "Karimireddy et al. 2022, arXiv:2006.09365"
     cost = "K·P"
+    mixes = draws = True
+    translation = scale = True
 
     def __post_init__(self) -> None:
         require_count("size", self.size, least=1)

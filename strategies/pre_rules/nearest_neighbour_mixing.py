@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +23,8 @@ class NearestNeighbourMixing:
 
     source = "Allouah et al. 2023, arXiv:2302.01772"
     cost = "K²·P"
+    mixes = True
+    translation = scale = True
 
     def __post_init__(self) -> None:
         require_count("num_byzantine", self.num_byzantine)
@@ -36,4 +38,5 @@ class NearestNeighbourMixing:
         k = require_users(self, updates_KP)
         mixing_KK = nearest_mixing(squared_distances(updates_KP), k - self.num_byzantine)
         out_KP = room_like(updates_KP)
-        return torch.mm(mixing_KK, updates_KP, out=out_KP), weights_K, context
+        mixed_KP = torch.mm(mixing_KK, updates_KP, out=out_KP)
+        return mixed_KP, weights_K, replace(context, client_ids_K=None, nodes_K=None)

@@ -23,6 +23,7 @@ class SupernodeCap:
 
     source = "fedquilt"
     cost = "K·P"
+    draws = scale = translation = True
 
     def __post_init__(self) -> None:
         require_count("max_users", self.max_users, least=1)
@@ -32,7 +33,11 @@ class SupernodeCap:
     ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
         require_users(self, updates_KP)
         if context.nodes_K is None:
-            raise missing(self, "the supernode of every row", "put it before bucketing, and run it in a federation")
+            raise missing(
+                self,
+                "the supernode of every row",
+                "put it before bucketing and mixing, and run it in a federation",
+            )
         kept = self._kept(context.nodes_K, generator_for(context.run_seed, context.round_, 0, "supernode-cap"))
         if len(kept) == len(updates_KP):
             return updates_KP, weights_K, context
