@@ -15,12 +15,14 @@ from numba import njit
 
 _BLOCK = 1 << 17  # numbers of a block of columns: it stays in the second-level cache where K is small
 _MIN_COLUMNS, _MAX_COLUMNS = 1024, 8192
-_PARTS = 4
-_MIN_TILE, _MAX_TILE = 64, 1024
+_PARTS = 8
+_MIN_TILE, _MAX_TILE = 52, 1024  # users: a band of the matrix
+_EVEN = 4  # a band is a multiple of it, which products are faster for
 _CENTRE_ROWS = 15
 _CENTRE_COLUMNS = 512
 _SQUARE = 64  # of the matrix, and its mirror image, in the first-level cache
 _OFFSET = 0.2  # of a row's squared length
+_OFFSET_COLUMNS = 1024
 _FAST = {"reassoc", "nsz", "contract"}  # sums in any order; NaN and infinity keep their meaning
 
 
@@ -79,7 +81,7 @@ def _upper_gram(updates_KP: torch.Tensor, centre_P: torch.Tensor | None) -> torc
     """(x - c)·(y - c) on and above the diagonal, [K, K]: a band of users at a time, with all from its first on."""
     k, p = updates_KP.shape
     gram_KK = torch.zeros(k, k, dtype=updates_KP.dtype)
-    columns = _MAX_COLUMNS if centre_P is None else min(max(_BLOCK // max(k, 1), _MIN_COLUMNS), _MAX_COLUMNS)
+    columns = max(p, 1) if centre_P is None else min(max(_BLOCK // max(k, 1), _MIN_COLUMNS), _MAX_COLUMNS)
     shifted = None if centre_P is None else torch.empty(k * min(columns, p), dtype=updates_KP.dtype)
     for start in range(0, p, columns):
         block_KB = updates_KP[:, start : start + columns]
@@ -132,17 +134,20 @@ def _centre(updates_KP: torch.Tensor) -> torch.Tensor | None:
 
 @njit(nogil=True, cache=True)
 def _have_offset(rows_KP, rows):
+    """A block of columns of all these rows is in the first-level cache while its products are taken."""
     count = len(rows)
-    squares_T, products = np.empty(count), np.empty(count * (count - 1) // 2)
-    at = 0
-    for t in range(count):
-        squares_T[t] = _product(rows_KP[rows[t]], rows_KP[rows[t]])
-        for other in range(t):
-            products[at] = _product(rows_KP[rows[t]], rows_KP[rows[other]])
-            at += 1
-    if at == 0:
+    squares_T, products = np.zeros(count), np.zeros(count * (count - 1) // 2)
+    for start in range(0, rows_KP.shape[1], _OFFSET_COLUMNS):
+        at = 0
+        for t in range(count):
+            row_B = rows_KP[rows[t], start : start + _OFFSET_COLUMNS]
+            squares_T[t] += np.float64(_product(row_B, row_B))
+            for other in range(t):
+                products[at] += np.float64(_product(row_B, rows_KP[rows[other], start : start + _OFFSET_COLUMNS]))
+                at += 1
+    if len(products) == 0:
         return False
-    return np.sort(products)[at - 1 - at // 4] > _OFFSET * np.sort(squares_T)[count // 2]
+    return np.sort(products)[len(products) - 1 - len(products) // 4] > _OFFSET * np.sort(squares_T)[count // 2]
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
@@ -172,5 +177,5 @@ def _middle_of_few(rows_KP, rows, out_P):
 
 
 def _tiles(k: int) -> Iterator[slice]:
-    size = min(max(-(-k // _PARTS), _MIN_TILE), _MAX_TILE)
+    size = min(max(-(-k // (_PARTS * _EVEN)) * _EVEN, _MIN_TILE), _MAX_TILE)
     return (slice(start, min(start + size, k)) for start in range(0, k, size))

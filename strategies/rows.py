@@ -15,16 +15,16 @@ from numba import njit
 
 _BLOCK = 1024
 _WORTH_A_THREAD = 1 << 20  # numbers
-_COLUMNS = 4096  # of a sum that stays in the first-level cache
-_FAST = {"reassoc", "nsz", "contract"}  # sums in any order; NaN and infinity keep their meaning
+_COLUMNS = 8192  # of a sum that stays in the first-level cache
+FAST = {"reassoc", "nsz", "contract"}  # sums in any order; NaN and infinity keep their meaning
 _WEISZFELD, _CLIP = 0, 1
 
 
 def distances_to(updates_KP: torch.Tensor, point_P: torch.Tensor) -> torch.Tensor:
     """||x_k - point||, float64 [K]. A point without coordinates is the origin."""
-    rows_KP, point = _arrays(updates_KP, point_P)
+    rows_KP, point = arrays(updates_KP, point_P)
     out_K = np.empty(len(rows_KP))
-    _in_threads(lambda first, last: _distances(rows_KP, point, first, last, out_K), *rows_KP.shape)
+    in_threads(lambda first, last: _distances(rows_KP, point, first, last, out_K), *rows_KP.shape)
     return torch.from_numpy(out_K)
 
 
@@ -40,7 +40,7 @@ def mean_row(updates_KP: torch.Tensor) -> torch.Tensor:
     if rows_KP.size < _WORTH_A_THREAD:
         _mean(rows_KP, 0, len(out_P), out_P)
     else:
-        _in_threads(lambda first, last: _mean(rows_KP, first, last, out_P), len(out_P), len(rows_KP))
+        in_threads(lambda first, last: _mean(rows_KP, first, last, out_P), len(out_P), len(rows_KP))
     return torch.from_numpy(out_P)
 
 
@@ -53,7 +53,7 @@ def grouped(
     means = np.empty((num_groups, rows_KP.shape[1]), rows_KP.dtype)
     sums = np.zeros(num_groups, weights_K.numpy().dtype)
     told = rows_KP, weights_K.numpy(), order_K.numpy(), size
-    _in_threads(lambda first, last: _group(*told, first, last, means, sums), num_groups, size * rows_KP.shape[1])
+    in_threads(lambda first, last: _group(*told, first, last, means, sums), num_groups, size * rows_KP.shape[1])
     return torch.from_numpy(means), torch.from_numpy(sums)
 
 
@@ -61,28 +61,28 @@ def clipped(updates_KP: torch.Tensor, bound: float) -> torch.Tensor:
     """x_k min(1, bound / ||x_k||), a copy: a row is scaled while the cache has it. Rows within keep their bits."""
     rows_KP, out_KP = updates_KP.detach().contiguous().numpy(), room_like(updates_KP)
     out = out_KP.numpy()
-    _in_threads(lambda first, last: _clip(rows_KP, bound, first, last, out), *rows_KP.shape)
+    in_threads(lambda first, last: _clip(rows_KP, bound, first, last, out), *rows_KP.shape)
     return out_KP
 
 
 def clip(updates_KP: torch.Tensor, bound: float) -> None:
     """As ``clipped``, in the rows themselves; rows within are only read."""
     rows_KP = updates_KP.numpy()
-    _in_threads(lambda first, last: _clip_in_place(rows_KP, bound, first, last), *rows_KP.shape)
+    in_threads(lambda first, last: _clip_in_place(rows_KP, bound, first, last), *rows_KP.shape)
 
 
 def copied(updates_KP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(a copy, ||x_k|| float64 [K]), in one reading."""
     rows_KP, out_KP = updates_KP.detach().contiguous().numpy(), room_like(updates_KP)
     out, norms_K = out_KP.numpy(), np.empty(len(rows_KP))
-    _in_threads(lambda first, last: _copy(rows_KP, first, last, out, norms_K), *rows_KP.shape)
+    in_threads(lambda first, last: _copy(rows_KP, first, last, out, norms_K), *rows_KP.shape)
     return out_KP, torch.from_numpy(norms_K)
 
 
 def shorten(updates_KP: torch.Tensor, norms_K: torch.Tensor, bound: float) -> None:
     """Rows longer than ``bound`` are scaled to it, in place; the others are not touched."""
     rows_KP, norms = updates_KP.numpy(), norms_K.numpy()
-    _in_threads(lambda first, last: _shorten(rows_KP, norms, bound, first, last), *rows_KP.shape)
+    in_threads(lambda first, last: _shorten(rows_KP, norms, bound, first, last), *rows_KP.shape)
 
 
 def room_like(updates_KP: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,7 @@ def weighted_sum(weights_K: torch.Tensor, updates_KP: torch.Tensor) -> torch.Ten
 def _pass(
     kind: int, updates_KP: torch.Tensor, alphas_K: torch.Tensor, point_P: torch.Tensor, parameter: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    rows_KP, point = _arrays(updates_KP, point_P)
+    rows_KP, point = arrays(updates_KP, point_P)
     alphas, weights_K = alphas_K.numpy().astype(np.float64, copy=False), np.empty(len(rows_KP))
     totals: dict[int, np.ndarray] = {}
 
@@ -125,19 +125,19 @@ def _pass(
         totals[first] = np.zeros(rows_KP.shape[1], rows_KP.dtype)
         _weigh_and_sum(kind, rows_KP, alphas, point, parameter, first, last, weights_K, totals[first])
 
-    _in_threads(part, *rows_KP.shape)
+    in_threads(part, *rows_KP.shape)
     total_P = totals.pop(0)
     for first in sorted(totals):
         total_P += totals[first]
     return torch.from_numpy(weights_K), torch.from_numpy(total_P)
 
 
-def _arrays(updates_KP: torch.Tensor, point_P: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def arrays(updates_KP: torch.Tensor, point_P: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     rows_KP = updates_KP.detach().contiguous().numpy()
     return rows_KP, np.ascontiguousarray(point_P.numpy(), rows_KP.dtype)
 
 
-def _in_threads(part: Callable[[int, int], None], k: int, p: int) -> None:
+def in_threads(part: Callable[[int, int], None], k: int, p: int) -> None:
     """Threads share the first ``k`` of k × p; small work is not worth a thread."""
     most = k * p // _WORTH_A_THREAD
     num_threads = min(torch.get_num_threads(), most) if most > 1 else 1
@@ -150,8 +150,8 @@ def _in_threads(part: Callable[[int, int], None], k: int, p: int) -> None:
             job.result()
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _squared_gap(row_B, point_B):
+@njit(nogil=True, cache=True, fastmath=FAST)
+def squared_gap(row_B, point_B):
     """Over whole slices: a first index that is given might be negative for all the compiler knows, and costs 1.7 x."""
     total = row_B.dtype.type(0)
     for b in range(len(row_B)):
@@ -160,7 +160,7 @@ def _squared_gap(row_B, point_B):
     return total
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def _square(row_B):
     total = row_B.dtype.type(0)
     for b in range(len(row_B)):
@@ -168,15 +168,20 @@ def _square(row_B):
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def _distance(row_P, point_P):
     """From the origin, where the point has no coordinates: half as much to read."""
-    total = 0.0
-    for first in range(0, len(row_P), _BLOCK):
+    total, zero, end = 0.0, row_P.dtype.type(0), np.uint64(len(row_P))
+    for start in range(np.uint64(0), end, np.uint64(_BLOCK)):
+        square = zero
         if len(point_P):
-            total += np.float64(_squared_gap(row_P[first : first + _BLOCK], point_P[first : first + _BLOCK]))
+            for p in range(start, min(start + np.uint64(_BLOCK), end)):
+                gap = row_P[p] - point_P[p]
+                square += gap * gap
         else:
-            total += np.float64(_square(row_P[first : first + _BLOCK]))
+            for p in range(start, min(start + np.uint64(_BLOCK), end)):
+                square += row_P[p] * row_P[p]
+        total += np.float64(square)
     return np.sqrt(total)
 
 
@@ -230,22 +235,54 @@ def _shorten(rows_KP, norms_K, bound, first, last):
 
 @njit(nogil=True, cache=True)
 def _weigh_and_sum(kind, rows_KP, alphas_K, point_P, parameter, first, last, weights_K, total_P):
-    """Two rows at a time: while the cache has both, the sum is read and written once for them."""
-    for k in range(first, last, 2):
-        for one in range(k, min(k + 2, last)):
-            distance = _distance(rows_KP[one], point_P)
-            if kind == _WEISZFELD:
-                weights_K[one] = alphas_K[one] / max(parameter, distance)
-            else:
-                weights_K[one] = alphas_K[one] * (1.0 if distance <= parameter else parameter / distance)
-        factor, row_P = total_P.dtype.type(weights_K[k]), rows_KP[k]
-        if k + 1 == last:
-            for p in range(len(total_P)):
-                total_P[p] += factor * row_P[p]
-        else:
-            other, other_P = total_P.dtype.type(weights_K[k + 1]), rows_KP[k + 1]
-            for p in range(len(total_P)):
+    """Two rows at a time: while the cache has both, the sum is read and written once for them; meanwhile the two after
+    them come from farther away, and are measured. Where there are none, the last two are measured once more."""
+    pairs = last - (last - first) % 2
+    if first < pairs:
+        near, far = _distance(rows_KP[first], point_P), _distance(rows_KP[first + 1], point_P)
+    for k in range(first, pairs, 2):
+        weights_K[k] = _weight(kind, alphas_K[k], near, parameter)
+        weights_K[k + 1] = _weight(kind, alphas_K[k + 1], far, parameter)
+        after, weights = min(k + 2, pairs - 2), (weights_K[k], weights_K[k + 1])
+        near, far = _add_two(rows_KP[k], rows_KP[k + 1], weights, rows_KP[after], rows_KP[after + 1], point_P, total_P)
+    if pairs < last:
+        row_P = rows_KP[pairs]
+        weights_K[pairs] = _weight(kind, alphas_K[pairs], _distance(row_P, point_P), parameter)
+        factor = total_P.dtype.type(weights_K[pairs])
+        for p in range(len(total_P)):
+            total_P[p] += factor * row_P[p]
+
+
+@njit(nogil=True, cache=True)
+def _weight(kind, alpha, distance, parameter):
+    if kind == _WEISZFELD:
+        return alpha / max(parameter, distance)
+    return alpha * (1.0 if distance <= parameter else parameter / distance)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _add_two(row_P, other_P, weights, next_P, after_P, point_P, total_P):
+    """Adds the weighted first two rows to the total; -> the distances of the next two to the point."""
+    factor, other = total_P.dtype.type(weights[0]), total_P.dtype.type(weights[1])
+    near, far, end = 0.0, 0.0, np.uint64(len(total_P))
+    for start in range(np.uint64(0), end, np.uint64(_COLUMNS)):
+        stop = min(start + np.uint64(_COLUMNS), end)
+        near_B, far_B = total_P.dtype.type(0), total_P.dtype.type(0)
+        if len(point_P):
+            for p in range(start, stop):
                 total_P[p] += factor * row_P[p] + other * other_P[p]
+                gap = next_P[p] - point_P[p]
+                near_B += gap * gap
+                gap = after_P[p] - point_P[p]
+                far_B += gap * gap
+        else:
+            for p in range(start, stop):
+                total_P[p] += factor * row_P[p] + other * other_P[p]
+                near_B += next_P[p] * next_P[p]
+                far_B += after_P[p] * after_P[p]
+        near += np.float64(near_B)
+        far += np.float64(far_B)
+    return np.sqrt(near), np.sqrt(far)
 
 
 @njit(nogil=True, cache=True)

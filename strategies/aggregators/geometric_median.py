@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from strategies.rows import weiszfeld_step
 from strategies.rules import AGGREGATORS, State, require_count, require_number, require_users
+from strategies.weiszfeld import weiszfeld
 
 
 @AGGREGATORS.register("geometric-median")
@@ -40,7 +40,4 @@ class GeometricMedian:
 
     def _solve(self, updates_KP: torch.Tensor, weights_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         require_users(self, updates_KP)
-        point_P, found_K = updates_KP[0, :0], weights_K  # from the origin
-        for _ in range(self.num_steps):
-            point_P, found_K = weiszfeld_step(updates_KP, weights_K, point_P, self.smoothing)
-        return point_P, found_K
+        return weiszfeld(updates_KP, weights_K, self.num_steps, self.smoothing)
