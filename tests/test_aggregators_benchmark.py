@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from experiments.benchmarks import aggregators, aggregators_cells, aggregators_server
+from experiments.benchmarks.aggregators_exact import distance_to_exact
 from experiments.benchmarks.aggregators_readme import headline_table, size_tables
-from experiments.results import read_results
+from experiments.results import read_results, write_results
 
 
 def request(tmp_path, rule="mean", who="torch", **changed):
@@ -30,7 +31,7 @@ def spin(rows_KP):
 @pytest.fixture
 def patched(monkeypatch):
     def with_call(call):
-        monkeypatch.setitem(aggregators_server.MAKERS, "torch", lambda name, k, f: call)
+        monkeypatch.setitem(aggregators_server.MAKERS, "torch", lambda name, k, f, p: call)
 
     return with_call
 
@@ -91,6 +92,49 @@ def test_ours_agree_with_plain_torch_and_flower_and_measured_rows_stay(tmp_path)
     rows = {(row["rule"], row["who"]): row for row in first["rows"]}
     assert set(rows) == {(rule, who) for rule in ("median", "multi-krum") for who in ("ours", "flower", "torch")}
     assert rows["median", "flower"]["relative_difference"] < 1e-6
+
+
+@pytest.mark.parametrize("rule", ["support-screening", "frozen-parts", "supernode-cap"])
+def test_rules_that_ask_for_items_or_supernodes_are_given_them(tmp_path, rule):
+    saved = str(tmp_path / "ours.npy")
+    assert aggregators_server.serve(request(tmp_path, rule=rule, who="ours", save=saved))["status"] == "ok"
+    left_P = np.load(saved).any(axis=0)
+    frozen = slice(2, 18) if rule == "frozen-parts" else slice(0)  # two items, their biases first
+    assert not left_P[frozen].any()
+    assert left_P.sum() == 50 - (frozen.stop - (frozen.start or 0))
+
+
+def test_measuring_again_asks_also_who_failed(tmp_path):
+    told = ["--sizes", "30x40", "--rules", "median", "--turns", "1", "--json", str(tmp_path / "a.json")]
+    for who in aggregators.MAKERS:
+        failed = row("median", who, 20, 40, status="too slow", detail="> 1 s")
+        write_results(tmp_path / "a.json", [failed], aggregators.headline, aggregators.KEY)
+    aggregators.main(told)
+    assert {one["status"] for one in read_results(tmp_path / "a.json")["rows"]} == {"too slow"}
+    aggregators.main([*told, "--again"])
+    again = {one["who"]: one["status"] for one in read_results(tmp_path / "a.json")["rows"] if one["k"] == 30}
+    assert again == {"ours": "ok", "flower": "ok", "torch": "ok"}
+
+
+def test_where_results_differ_the_row_of_each_tells_its_difference_to_the_definition(tmp_path, monkeypatch):
+    monkeypatch.setattr(aggregators, "AGREES", -1.0)
+    told = ["--sizes", "30x40", "--rules", "mean", "--turns", "1", "--json", str(tmp_path / "a.json")]
+    aggregators.main(told)
+    found = {one["who"]: one.get("float64_difference") for one in read_results(tmp_path / "a.json")["rows"]}
+    assert 0 <= found["ours"] < 1e-6
+    assert 0 <= found["flower"] < 1e-6
+    assert found["torch"] is None  # its definition is not compared
+
+
+@pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "mean-of-medians"])
+def test_exact_results_are_those_of_our_rules(tmp_path, rule):
+    rows = aggregators_cells.updates(20, 50, 2)
+    np.save(tmp_path / "data.npy", rows.numpy())
+    np.save(tmp_path / "ours.npy", aggregators_cells.ours(rule, 20, 2, 50)(rows).numpy())
+    np.save(tmp_path / "zero.npy", np.zeros(50, np.float32))
+    gaps = distance_to_exact(rule, tmp_path / "data.npy", 2, [tmp_path / "ours.npy", tmp_path / "zero.npy"])
+    assert gaps[0] < 1e-6
+    assert gaps[1] == 1
 
 
 def row(rule, who, k, p, cpu_seconds=1.0, status="ok", **fields):

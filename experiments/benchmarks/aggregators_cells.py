@@ -17,6 +17,9 @@ import torch
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 IN_PLACE = "-in-place"
+OF_ITEMS = ("support-screening", "frozen-parts")
+"""Pre-rules that refuse rows of which they do not know where the items lie. The others take P as one part."""
+SUPERNODES = 4
 CLIPPING = ("clipping", "adaptive-clipping")
 """Where byzfl overwrites its input. Of these there are two rows: of who leaves the input as it is, by a copy that is in
 the clock, and ("-in-place") of who does not."""
@@ -31,17 +34,27 @@ def updates(k: int, p: int, f: int) -> torch.Tensor:
     return rows_KP
 
 
-def ours(row: str, k: int, f: int) -> Call | None:
+def item_spec(p: int) -> Any:
+    """A patch whose rows of items, of width 8 at either side and with a bias, are all of it but a small head."""
+    from fedquilt.types import PatchSpec
+
+    items = p // 17
+    sides = tuple((f"item_{side}.factors", (items, 8)) for side in ("in", "out"))
+    return PatchSpec((("item_bias", (items,)), *sides, ("head", (p - 17 * items,))))
+
+
+def ours(row: str, k: int, f: int, p: int) -> Call | None:
     from strategies.rules import AGGREGATORS, PRE_RULES, RoundContext, in_round
 
     name = row.removesuffix(IN_PLACE)
-
+    context = RoundContext(spec=item_spec(p) if name in OF_ITEMS else None, nodes_K=np.arange(k) % SUPERNODES)
     options: dict[str, dict[str, Any]] = {
         "krum": {"num_neighbours": max(k - f - 1, 1)},  # byzfl's, so that results can be compared
         "multi-krum": {"num_neighbours": max(k - f - 1, 1)},
         "geometric-median": {"smoothing": 0.1},
         "centered-clipping": {"radius": 100.0},
         "clipping": {"norm": 2.0},
+        "supernode-cap": {"max_users": max(k // 10, 1)},
     }
     registry = PRE_RULES if name in PRE_RULES else AGGREGATORS
     entry = registry[name]
@@ -50,14 +63,14 @@ def ours(row: str, k: int, f: int) -> Call | None:
     if row != name:
         return lambda rows_KP: rule.overwriting(rows_KP, even_K, RoundContext())[0]
     if registry is PRE_RULES:
-        return lambda rows_KP: rule(rows_KP, even_K, RoundContext())[0]
+        return lambda rows_KP: rule(rows_KP, even_K, context)[0]
     if getattr(rule, "needs_root", False):
         return lambda rows_KP: in_round(rule, RoundContext(root_update_P=rows_KP[0]))(rows_KP, even_K, {})
     bound = in_round(rule, RoundContext())
     return lambda rows_KP: bound(rows_KP, even_K, {})
 
 
-def byzfl(name: str, k: int, f: int) -> Call | None:
+def byzfl(name: str, k: int, f: int, p: int) -> Call | None:
     prepare("byzfl")
     import byzfl
 
@@ -83,7 +96,7 @@ def byzfl(name: str, k: int, f: int) -> Call | None:
     return table[name]() if name in table else None
 
 
-def flower(name: str, k: int, f: int) -> Call | None:
+def flower(name: str, k: int, f: int, p: int) -> Call | None:
     """Flower's own functions on one array a client, as its strategies call them."""
     from flwr.server.strategy import aggregate
 
@@ -109,7 +122,7 @@ def torch_distances(rows_KP: torch.Tensor) -> torch.Tensor:
     return (squares_K[:, None] + squares_K - 2 * gram_KK).fill_diagonal_(0).clamp_(min=0)
 
 
-def plain_torch(name: str, k: int, f: int) -> Call | None:
+def plain_torch(name: str, k: int, f: int, p: int) -> Call | None:
     """What a few lines of torch reach, with memory of K·P + K²."""
 
     def sorted_columns(rows_KP: torch.Tensor, reduce: Call) -> torch.Tensor:
