@@ -126,6 +126,12 @@ def test_where_results_differ_the_row_of_each_tells_its_difference_to_the_defini
     assert found["torch"] is None  # its definition is not compared
 
 
+@pytest.mark.parametrize("rule", aggregators.all_rules())
+def test_every_rule_of_ours_can_be_timed(rule):
+    call = aggregators_cells.ours(rule, 20, 2, 50)
+    assert torch.isfinite(call(aggregators_cells.updates(20, 50, 2))).all()
+
+
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "mean-of-medians"])
 def test_exact_results_are_those_of_our_rules(tmp_path, rule):
     rows = aggregators_cells.updates(20, 50, 2)

@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -47,7 +48,8 @@ def ours(row: str, k: int, f: int, p: int) -> Call | None:
     from strategies.rules import AGGREGATORS, PRE_RULES, RoundContext, in_round
 
     name = row.removesuffix(IN_PLACE)
-    context = RoundContext(spec=item_spec(p) if name in OF_ITEMS else None, nodes_K=np.arange(k) % SUPERNODES)
+    spec, ids_K = item_spec(p) if name in OF_ITEMS else None, np.arange(k)
+    context = RoundContext(spec=spec, client_ids_K=ids_K, nodes_K=ids_K % SUPERNODES)
     options: dict[str, dict[str, Any]] = {
         "krum": {"num_neighbours": max(k - f - 1, 1)},  # byzfl's, so that results can be compared
         "multi-krum": {"num_neighbours": max(k - f - 1, 1)},
@@ -61,12 +63,12 @@ def ours(row: str, k: int, f: int, p: int) -> Call | None:
     given = {**options.get(name, {}), **({"num_byzantine": f} if "num_byzantine" in entry.__dataclass_fields__ else {})}
     rule, even_K = entry(**given), torch.full((k,), 1 / k)
     if row != name:
-        return lambda rows_KP: rule.overwriting(rows_KP, even_K, RoundContext())[0]
+        return lambda rows_KP: rule.overwriting(rows_KP, even_K, context)[0]
     if registry is PRE_RULES:
         return lambda rows_KP: rule(rows_KP, even_K, context)[0]
     if getattr(rule, "needs_root", False):
-        return lambda rows_KP: in_round(rule, RoundContext(root_update_P=rows_KP[0]))(rows_KP, even_K, {})
-    bound = in_round(rule, RoundContext())
+        return lambda rows_KP: in_round(rule, replace(context, root_update_P=rows_KP[0]))(rows_KP, even_K, {})
+    bound = in_round(rule, context)
     return lambda rows_KP: bound(rows_KP, even_K, {})
 
 
