@@ -40,7 +40,7 @@ _PLAIN_ADAM = (  # what gains more without noise
     "server_optimizer.learning_rate=0.02",
     "federation.rounds=30",
 )
-_HALF = ("federation.cohort_size=50000",)  # of 100,000 users; q √T / z, the signal beside the noise, is 1.7 times as large
+_HALF = ("federation.cohort_size=50000",)  # of 100,000: signal beside noise, q √T / z, is 1.7 times as large
 PATCHES: dict[str, tuple[str, ...]] = {
     PATCH: (),
     PLAIN: (*_PLAIN_ADAM, "federation.cohort_size=5000"),
