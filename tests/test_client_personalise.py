@@ -66,7 +66,9 @@ def test_a_batch_gives_what_each_user_gives_alone(second_order, num_negatives, i
     for user in range(8):
         alone = step(given, IDS[user : user + 1], personal_UR[user : user + 1])
         for name in vars(together):
-            np.testing.assert_allclose(getattr(alone, name)[0], getattr(together, name)[user], atol=1e-5, err_msg=name)
+            wanted = getattr(together, name)[user]
+            rounding = 1e-5 * max(1, np.abs(wanted).max(initial=0))  # float32, and products differ by processor
+            np.testing.assert_allclose(getattr(alone, name)[0], wanted, atol=rounding, err_msg=name)
 
 
 def test_an_update_is_minus_the_gradient_of_the_outer_loss():
