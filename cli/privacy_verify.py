@@ -71,6 +71,8 @@ def verify(
         print_table(table)
         if verdict.most_participations is not None:
             typer.echo(f"most rounds of a single user: {verdict.most_participations}")
+        for at, epsilon in (verdict.worst_user or {}).items():
+            typer.echo(f"most spent by a single user of this device: epsilon {epsilon:.4f} at delta {at:.3g}")
         for finding in verdict.findings:
             typer.secho(f"{finding.kind}: {finding.text}", fg=typer.colors.RED)
         typer.echo(f"head {verdict.head}")

@@ -7,7 +7,7 @@ run's ledger had come: a cloud that shows an older copy afterwards is refused.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,19 +94,23 @@ class DeviceLedger:
         more_K = np.array([user not in already for user in ids_K.tolist()], np.int64)
         return self._within(account, event, ids_K, more_K)
 
-    def record(self, event: DeviceRound, ids_K: np.ndarray) -> None:
-        """On disk when this returns; the same bytes of the same round are charged once. PrivacyError: send nothing."""
+    def record(self, events: Sequence[tuple[DeviceRound, np.ndarray]]) -> None:
+        """(event, its users [K]) of one reply, no user in two: on disk when this returns. PrivacyError: send nothing.
+
+        The same bytes of the same round are charged once. Nothing is recorded unless there is room for all.
+        """
         account = self._account()
-        if _key(event) in account.sent or not len(ids_K):
-            return
-        if not self._within(account, event, ids_K, np.ones(len(ids_K), np.int64)).all():
-            raise PrivacyError(
-                f"round {event.round_} was sent before, with other updates; sending it again would exceed the device's"
-                f" limit of epsilon {self.limit:g}: nothing is sent"
-            )
-        entry = account.ledger.append(event, ids_K)
-        account.head = Head(entry.seq, entry.hash)
-        account.add(event, ids_K)
+        new = [(event, ids_K) for event, ids_K in events if len(ids_K) and _key(event) not in account.sent]
+        for event, ids_K in new:
+            if not self._within(account, event, ids_K, np.ones(len(ids_K), np.int64)).all():
+                raise PrivacyError(
+                    f"round {event.round_} was sent before, with other updates; sending it again would exceed the"
+                    f" device's limit of epsilon {self.limit:g}: nothing is sent"
+                )
+        for event, ids_K in new:
+            entry = account.ledger.append(event, ids_K)
+            account.head = Head(entry.seq, entry.hash)
+            account.add(event, ids_K)
 
     def remark(self, run: str, round_: int, text: str) -> None:
         """Something that an auditor shall read and that no epsilon covers; on disk when this returns, and said once."""

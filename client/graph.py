@@ -44,7 +44,7 @@ def graph_reply(node: Node, order: GraphOrder) -> GraphReply:
         sum_W = shares_of(request, rows, terms, len(ids_K), node.source(terms))
     else:
         sum_W = rows.sum(request.table.cells)
-    node.ledger.record(_event(terms, request, order.round_, ids_K, digest_of(sum_W)), ids_K)
+    node.ledger.record([(_event(terms, request, order.round_, ids_K, digest_of(sum_W)), ids_K)])
     return GraphReply(order.round_, ids_K, sum_W)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from client.charge import charged, charged_by_norms, least
 from client.device_ledger import DELTA, DeviceLedger, device_event
 from client.noise import private_reply
 from client.privatise import OVER_LIMIT, privatise
@@ -29,6 +30,7 @@ from fedquilt.code import code_hash
 from fedquilt.config import Config, parse
 from fedquilt.durable import replace_file
 from fedquilt.errors import ConfigError, FedquiltError, PrivacyError, SpecMismatchError
+from fedquilt.privacy.device_events import DeviceRound
 from fedquilt.privacy.keys import kept_secret
 from fedquilt.privacy.randomness import Simulated, Source
 from fedquilt.privacy.terms import Terms
@@ -88,11 +90,18 @@ class Node:
         return reply
 
     def _train_privately(self, order: TrainOrder, terms: Terms) -> TrainReply | SharesReply:
-        """Users with room in their budget work; what they send is on the device's ledger before it leaves."""
-        all_K, dimension = order.client_ids_K, len(order.patch_P)
+        """Users with room in their budget work; what they send is on the device's ledger before it leaves.
+
+        By norms, the price is known after the work: users without room for it are left out as if they had done none.
+        """
+        all_K, dimension, by_norms = order.client_ids_K, len(order.patch_P), self.config.privacy.device_norms
         require_round_noise(terms, self.config.privacy, dimension)
-        admitted_K = self.ledger.admit(device_event(terms, order.round_, all_K, dimension), all_K)
-        ids_K = all_K[admitted_K]
+
+        def event_of(ids_K: np.ndarray, digest: str = "") -> DeviceRound:
+            return device_event(terms, order.round_, ids_K, dimension, digest)
+
+        first = event_of(all_K)
+        ids_K = all_K[self.ledger.admit(least(first) if by_norms else first, all_K)]
         local = self._work(order, ids_K)
         sent = private_reply(
             local,
@@ -103,15 +112,9 @@ class Node:
             self.config.federation.upload_entries,
             self.source(terms),
         )
-        theirs_K = sent.reply.client_ids_K
-        self.ledger.record(device_event(terms, order.round_, theirs_K, dimension, sent.digest), theirs_K)
+        sent = (charged_by_norms if by_norms else charged)(self.ledger, sent, event_of)
         self._keep_personal(order, ids_K, local, sent.taking_part_K)
-        refused_D = all_K[~admitted_K]
-        return replace(
-            sent.reply,
-            declined_D=np.concatenate([sent.reply.declined_D, refused_D]),
-            declined_why_D=np.concatenate([sent.reply.declined_why_D, np.full(len(refused_D), OVER_LIMIT)]),
-        )
+        return _refusing(sent.reply, all_K)
 
     def terms(self, text: str) -> Terms:
         """What an order says of the noise; PrivacyError where it is not what the deployment and the device allow."""
@@ -165,6 +168,16 @@ class Node:
         self.task.spec.require(spec_hash, "order to a node")
         if patch_P.shape != (self.task.spec.num_parameters,):
             raise SpecMismatchError(f"patch has {patch_P.size} parameters, its spec {self.task.spec.num_parameters}")
+
+
+def _refusing(reply: TrainReply | SharesReply, all_K: np.ndarray) -> TrainReply | SharesReply:
+    """The users whom the reply does not name are over their limit; in the order asked, whenever it was found out."""
+    refused_D = all_K[~np.isin(all_K, np.concatenate([reply.client_ids_K, reply.declined_D]))]
+    return replace(
+        reply,
+        declined_D=np.concatenate([reply.declined_D, refused_D]),
+        declined_why_D=np.concatenate([reply.declined_why_D, np.full(len(refused_D), OVER_LIMIT)]),
+    )
 
 
 @dataclass

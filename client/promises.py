@@ -6,7 +6,7 @@ import numpy as np
 
 from client.device_ledger import device_event, epsilon_once
 from fedquilt.errors import PrivacyError
-from fedquilt.privacy.settings import PrivacyConfig
+from fedquilt.privacy.settings import PrivacyConfig, why_no_norms
 from fedquilt.privacy.terms import Terms
 
 OWN_NOISE = ("local", "distributed")  # modes in which the device itself adds noise, of the size that an order says
@@ -32,6 +32,8 @@ def require_terms(terms: Terms, privacy: PrivacyConfig, own: bool) -> None:
             "the order is for noise from the run's seed, which the cloud knows and could take off again. This node has"
             " a device-dir, so it is somebody's device: the run needs privacy.randomness = 'secret'; nothing is sent"
         )
+    if privacy.device_norms and (terms.adaptive or why_no_norms(privacy)):
+        raise PrivacyError(f"{why_no_norms(privacy) or 'the clipping norm moves'}: users cannot be charged by norms")
     if terms.mode in OWN_NOISE and not terms.noise_multiplier > 0:
         raise PrivacyError(f"the order is for rows without noise in mode {terms.mode!r}: nothing is sent")
     if terms.mode == "distributed" and terms.dropout_margin < privacy.dropout_margin:

@@ -101,7 +101,7 @@ def _noised(node: Node, order: EvaluateOrder, ids_K: np.ndarray, sharing: Sharin
     source = kept_secret(node.ledger.path.with_suffix(".key"), new=True)
     context = f"{event.run}/{order.round_}/{event.mechanism}/{event.cohort_hash}"
     sums_B = noised(np.concatenate([found[name] for name in names]), std, source, context)
-    node.ledger.record(replace(event, release_digest=digest_of(sums_B)), part_K)
+    node.ledger.record([(replace(event, release_digest=digest_of(sums_B)), part_K)])
     parts = dict(zip(names, np.split(sums_B, len(names)), strict=True))
     return HistogramReply(order.round_, order.part, 0, std, parts)
 

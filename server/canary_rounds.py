@@ -178,6 +178,7 @@ def charged_to_nobody(config: Config, opening: ev.RunOpened) -> dict[str, Any]:
         "population_epsilon": 0.0,
         "device_epsilon": 0.0,
         "device_delta": 0.0,
+        "device_norms": False,
         "epsilon": 0.0,
         "budget_epsilon": 0.0,
         "noise_multiplier": opening.noise_multiplier,

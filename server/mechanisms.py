@@ -18,6 +18,7 @@ from fedquilt.privacy.mode_plans import Setting, noise_for
 from fedquilt.privacy.participations import Participations
 from fedquilt.privacy.plan import plan_noise, sampler_for
 from fedquilt.privacy.samplers import SamplingPlan
+from fedquilt.privacy.settings import why_no_norms
 from strategies.central import Adaptive, CentralRounds, require_private
 from strategies.correlated import CorrelatedRounds
 from strategies.distributed import DistributedRounds
@@ -104,6 +105,8 @@ def require_mode(config: Config) -> None:
         raise PrivacyError("privacy.population and privacy.population_epsilon go together: a folder and its budget")
     if privacy.quantile and privacy.mode != "central":
         raise PrivacyError(f"privacy.quantile is for mode 'central'; mode {privacy.mode!r} keeps its clipping norm")
+    if privacy.device_norms and (why := why_no_norms(privacy)):
+        raise PrivacyError(why)
     if federation.weighting != "uniform":
         raise PrivacyError(
             f"federation.weighting = {federation.weighting!r}: a user whose weight is its own choice moves the sum by"

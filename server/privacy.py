@@ -25,6 +25,7 @@ from fedquilt.privacy.population import PopulationBudget
 from fedquilt.privacy.randomness import Simulated, Source, commitment
 from fedquilt.privacy.samplers import SamplingPlan
 from fedquilt.privacy.sampling import share_of
+from fedquilt.privacy.settings import why_no_norms
 from fedquilt.privacy.verify import budget_of
 from fedquilt.runs import RunFolder
 from server.in_process import InProcessGrid
@@ -44,6 +45,8 @@ def require_possible(config: Config) -> None:
     """PrivacyError for what cannot be made private, before the cloud is trained."""
     privacy = config.privacy
     if privacy.mode == "none":
+        if privacy.device_norms:
+            raise PrivacyError(why_no_norms(privacy))
         if privacy.device_epsilon or privacy.population:
             raise PrivacyError(
                 "privacy.device_epsilon and privacy.population limit what is spent, and privacy.mode = 'none' spends"

@@ -20,6 +20,7 @@ import server.loop
 from client import store
 from client.app import make_client_app
 from fedquilt import runs
+from fedquilt.privacy.events import DeviceRound
 from fedquilt.privacy.ledger import Ledger
 from fedquilt.runs import RunFolder
 from server.in_process import InProcessGrid
@@ -72,7 +73,11 @@ def tear_record(round_: int) -> None:
 
 
 def by_cloud(event) -> bool:
-    return event.releases and event.kind != "device-round"
+    return event.releases and not by_device(event)
+
+
+def by_device(event) -> bool:
+    return isinstance(event, DeviceRound)
 
 
 def arm(point: str, round_: int) -> None:
@@ -98,9 +103,9 @@ def arm(point: str, round_: int) -> None:
     elif point == "after the release is recorded":
         after(Ledger, "append", lambda _, event, *rest: by_cloud(event) and event.round_ == round_)
     elif point == "before the device's record":
-        before(Ledger, "append", lambda _, event, *rest: event.kind == "device-round" and event.round_ == round_)
+        before(Ledger, "append", lambda _, event, *rest: by_device(event) and event.round_ == round_)
     elif point == "after the device's record":
-        after(Ledger, "append", lambda _, event, *rest: event.kind == "device-round" and event.round_ == round_)
+        after(Ledger, "append", lambda _, event, *rest: by_device(event) and event.round_ == round_)
     elif point == "before the last record":
         before(RunFolder, "append", lambda _, record: record.get("part") == "test")
     elif point != "never":

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODES = {
     "central": {"mode": "central"},
     "quantile": {"mode": "central", "quantile": 0.5, "quantile_noise": 2.0},
+    "norms": {"mode": "central", "device_norms": True},
     "local": {"mode": "local", "sampler": "fixed-order"},
     "distributed": {"mode": "distributed", "sampler": "fixed-order"},
     "dp-ftrl": {"mode": "dp-ftrl", "sampler": "fixed-order"},

@@ -28,7 +28,7 @@ def test_a_clouds_large_delta_buys_no_rounds(tmp_path, named):
     once = gaussian_epsilon(0.5, 1e-5)
     device = DeviceLedger(tmp_path / "device.sqlite", 1.01 * once, delta=1e-5)
     assert device.admit(round_at(named), ALICE).all()
-    device.record(round_at(named), ALICE)
+    device.record([(round_at(named), ALICE)])
     assert not device.admit(round_at(named, 2), ALICE).any()
 
 

@@ -19,7 +19,7 @@ ALICE = np.array([7])
 def send(device: DeviceLedger, round_: int) -> None:
     event = device_event(Terms("r", "local", 1.0, 4.0, 1e-6, f"{round_}:a"), round_, ALICE, 10, f"d{round_}")
     assert device.admit(event, ALICE).all()
-    device.record(event, ALICE)
+    device.record([(event, ALICE)])
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ def _distributed(event: ev.DistributedRelease) -> Atom:
 def _of_device(event: ev.DeviceRound) -> Atom:
     """Nobody but the cloud knows that the cohort was sampled, so a device claims no amplification."""
     if event.noise == "gaussian":
-        return _gaussian(event.noise_multiplier, event.neighbours, ev.NoSampling())
+        share = getattr(event, "norm_share", 1.0)
+        return _gaussian(event.noise_multiplier / share, event.neighbours, ev.NoSampling())
     return _discrete(event)
 
 

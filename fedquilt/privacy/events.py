@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from fedquilt.errors import PrivacyError
+from fedquilt.privacy.device_events import DeviceRound, NormedDeviceRound
+from fedquilt.privacy.event_base import Event
 from fedquilt.privacy.field_checks import UNIT, Neighbours, Randomness
-from fedquilt.privacy.field_checks import require_known as _require_known
 from fedquilt.privacy.sampling import FixedOrder, FixedSize, NoSampling, Poisson, Sampler
 from fedquilt.privacy.sampling import require as _require
 
@@ -26,21 +27,6 @@ ABORT_CAUSES = ("no nodes", "stopped by the operator", "crash before the release
 
 
 # --- events ---
-
-
-@dataclass(frozen=True)
-class Event:
-    """What all records share. ``run`` names the run; ``round_`` is 0 before the first round."""
-
-    run: str
-    round_: int
-    kind: ClassVar[str] = ""
-    releases: ClassVar[bool] = False  # whether something computed from users' data leaves under this record
-
-    def __post_init__(self) -> None:
-        _require(self.round_ >= 0, f"a round is not negative; got {self.round_}")
-        for field in fields(self):
-            _require_known(field.name, getattr(self, field.name))
 
 
 @dataclass(frozen=True)
@@ -287,35 +273,6 @@ class LocalRelease(Event):
 
 
 @dataclass(frozen=True)
-class DeviceRound(Event):
-    """On a device's own ledger: what the users it hosts sent in a round, charged to each of them.
-
-    ``noise`` gaussian: std / clipping norm of what covers one user's row, by this device (local) or as the cloud or
-    all devices together promised. Otherwise the facts of ``DistributedRelease``. ``run_head``: of the cloud's ledger.
-    """
-
-    mechanism: str
-    noise_multiplier: float
-    clipping_norm: float
-    cohort_size: int
-    cohort_hash: str
-    delta: float
-    neighbours: Neighbours = "add-or-remove"
-    unit: str = UNIT
-    randomness: Randomness = "simulated"
-    noise: Literal["gaussian", "discrete-gaussian", "skellam"] = "gaussian"
-    variance: float = 1.0
-    l2: float = 1.0
-    l1: float = 1.0
-    dimension: int = 1
-    shares: int = 1
-    release_digest: str = ""
-    run_head: str = ""
-    kind: ClassVar[str] = "device-round"
-    releases: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
 class PopulationOpened(Event):
     """The first entry of a ledger that many runs over one population share: what they may spend together."""
 
@@ -334,7 +291,7 @@ KINDS: dict[str, type[Event]] = {
     for kind in (
         RunOpened, RunResumed, PopulationChanged, BudgetRaised, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
         DistributedRelease, LocalRound, MatrixOpened, TreeRelease, LocalRelease,
-        DeviceRound, PopulationOpened, PopulationSeen, GraphRelease,
+        DeviceRound, NormedDeviceRound, PopulationOpened, PopulationSeen, GraphRelease,
     )
 }  # fmt: skip
 _SAMPLERS: dict[str, type] = {kind.kind: kind for kind in (Poisson, FixedSize, NoSampling, FixedOrder)}

@@ -11,6 +11,8 @@ from fedquilt.privacy.sampling import Sampler, require
 UNIT = "user"
 Neighbours = Literal["add-or-remove", "replace-one"]
 Randomness = Literal["secret", "simulated"]
+NORM_GRID = 16  # shares of the clipping norm that users are charged by: few, so that ledgers hold few different costs
+_NORM_SHARES = frozenset(step / NORM_GRID for step in range(1, NORM_GRID + 1))
 
 
 def _positive(value: Any) -> bool:
@@ -33,6 +35,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "unit": (lambda value: value == UNIT, f"{UNIT!r}: no other privacy unit is claimed (nodes and records are not)"),
     "neighbours": (lambda value: value in get_args(Neighbours), f"one of {get_args(Neighbours)}"),
     "randomness": (lambda value: value in get_args(Randomness), f"one of {get_args(Randomness)}"),
+    "norm_share": (lambda value: value in _NORM_SHARES, f"one of 1/{NORM_GRID}, 2/{NORM_GRID} .. 1"),
     "quantile": (lambda value: _positive(value) and value < 1, "in (0, 1)"),
     "next_norm": (_not_negative, "finite and not negative"),
     "sensitivity": (_positive, "finite and positive"),

@@ -2,17 +2,22 @@
 
 Two views. *Participation*: a user pays one unsampled Gaussian for every round taken part in; it depends on the draw of
 cohorts only, so its quantiles may be shown. *Norms*: a user whose row was shorter than the clipping norm pays less; it
-depends on the user's data, so it stays secret: it may stop a user (an individual filter), never be shown.
+depends on the user's data, so it stays secret: it may stop a user (an individual filter), never be shown. Devices keep
+such accounts (``privacy.device_norms``), and show them to their owners (``device_epsilons``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from fedquilt.errors import PrivacyError
+from fedquilt.privacy.accountants import atom_of
+from fedquilt.privacy.device_events import DeviceRound
+from fedquilt.privacy.event_base import Event
 from fedquilt.privacy.gaussian import gaussian_epsilon
 
 
@@ -39,6 +44,31 @@ def epsilons_of(mu2_U: np.ndarray, delta: float) -> np.ndarray:
     """epsilon [U] at delta; one root search per distinct mu."""
     values, inverse_U = np.unique(mu2_U, return_inverse=True)
     return np.array([gaussian_epsilon(math.sqrt(value), delta) for value in values])[inverse_U]
+
+
+def device_epsilons(
+    events: Iterable[Event], cohorts: Mapping[str, np.ndarray], delta: float
+) -> dict[int, float] | None:
+    """user → exact epsilon of all rounds on a device's own ledger: mu² = Σ (norm share)² / z², or of full clips.
+
+    For the device's owner: it may depend on the user's data. None where a round is no single Gaussian, or its users are
+    not recorded.
+    """
+    mu2: defaultdict[int, float] = defaultdict(float)
+    sent = set[tuple[str, int, str, str]]()
+    for event in events:
+        if not isinstance(event, DeviceRound):
+            continue
+        atom, ids_K = atom_of(event), cohorts.get(event.cohort_hash)
+        if atom is None or atom.mechanism != "gaussian" or ids_K is None:
+            return None
+        key = event.run, event.round_, event.cohort_hash, event.release_digest
+        if key not in sent:
+            sent.add(key)
+            z = atom.parameters[0]
+            for user in ids_K.tolist():
+                mu2[user] += 1 / z**2 if z else math.inf
+    return dict(zip(mu2, epsilons_of(np.array(list(mu2.values())), delta).tolist(), strict=True))
 
 
 def _shares(shares_K: np.ndarray, count: int) -> np.ndarray:

@@ -56,10 +56,27 @@ class PrivacyConfig(BaseModel):
         0.0, ge=0, allow_inf_nan=False, description="limit of each user, kept by the device over all runs; 0 = none"
     )
     device_delta: float = Field(0.0, ge=0, lt=1, description="at which devices count device_epsilon; 0 = 1e-6")
+    device_norms: bool = Field(
+        False, description="central: devices charge users by the norms of what they sent, in place of the clipping norm"
+    )
     population: str = Field("", description="folder of the ledger that many runs over one population share")
     population_epsilon: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="what all these runs may spend together; set by the first of them"
     )
+
+
+def why_no_norms(privacy: PrivacyConfig) -> str:
+    """Why ``device_norms`` is not proven to protect users under these settings; empty where it is."""
+    if privacy.mode != "central":
+        return f"privacy.device_norms is for mode 'central'; mode {privacy.mode!r} charges the clipping norm"
+    if privacy.quantile:
+        return "privacy.device_norms takes a clipping norm that stays: set privacy.quantile = 0"
+    if privacy.sampler == "fixed":
+        return (
+            "privacy.device_norms is proven for a user added or removed, which changes who else is drawn in cohorts"
+            " of fixed size: set privacy.sampler = 'poisson' or 'none'"
+        )
+    return ""
 
 
 _FIRST = ("mode", "noise_multiplier", "epsilon", "delta", "sampler", "budget_epsilon", "randomness")

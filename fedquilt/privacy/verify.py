@@ -32,6 +32,7 @@ from fedquilt.privacy.book import (
 from fedquilt.privacy.cohort_checks import FromUsers, check_cohorts
 from fedquilt.privacy.gaussian import require_delta
 from fedquilt.privacy.graph_release import check_graphs
+from fedquilt.privacy.individual import device_epsilons
 from fedquilt.privacy.ledger import Head, genesis, signed_text
 from fedquilt.privacy.matrix import require_sensitivity, require_separation
 from fedquilt.privacy.mode_checks import check_modes
@@ -43,7 +44,10 @@ TOLD = ("rdp", "pld")  # accountants that need no torch
 
 @dataclass(frozen=True)
 class Verdict:
-    """``epsilons``: accountant → delta → epsilon of everything on the ledger; an accountant that refused says why."""
+    """``epsilons``: accountant → delta → epsilon of everything on the ledger; an accountant that refused says why.
+
+    ``worst_user``: of a device's ledger of Gaussian rounds, delta → exact epsilon of the user who has spent most.
+    """
 
     findings: tuple[Finding, ...]
     epsilons: Mapping[str, Mapping[float, float] | str]
@@ -52,6 +56,7 @@ class Verdict:
     head: str
     most_participations: int | None = None
     cohort_sizes: tuple[int, ...] = ()
+    worst_user: Mapping[float, float] | None = None
 
     @property
     def holds(self) -> bool:
@@ -98,11 +103,13 @@ def verify(
     ]
     for check in checks:
         findings += check
-    epsilons, refused = spent(book.events, _deltas(book, deltas), accountants)
+    deltas = _deltas(book, deltas)
+    epsilons, refused = spent(book.events, deltas, accountants)
     findings += refused
     findings += check_budget(book)
     return Verdict(tuple(findings), epsilons, len(book.entries), sum(e.releases for e in book.events),
-                   str(head_of(book)), most_participations(book), cohort_sizes(book))  # fmt: skip
+                   str(head_of(book)), most_participations(book), cohort_sizes(book),
+                   _worst_user(book, deltas))  # fmt: skip
 
 
 def _devices(where: str | Path, named: Iterable[str | Path]) -> list[str | Path]:
@@ -362,6 +369,12 @@ def spent(
         except PrivacyError as error:
             result[name] = str(error)
     return result, []
+
+
+def _worst_user(book: Book, deltas: Iterable[float]) -> dict[float, float] | None:
+    by_delta = {delta: device_epsilons(book.events, book.cohorts, delta) for delta in deltas}
+    worst = {delta: max(by_user.values()) for delta, by_user in by_delta.items() if by_user}
+    return worst or None
 
 
 def burn_down(events: Iterable[ev.Event], delta: float, accountant: str = "rdp") -> list[tuple[int, float]]:
