@@ -221,16 +221,16 @@ def _row(
         "run": run.name,
     }
     if world.attack is not None and world.attack.goal == "backdoor":
-        row["backdoor"] = backdoor(world, deployment, result.patch_P)
+        row["backdoor"] = backdoor(world, deployment, result)
         found = scan_patch(config, deployment.base, result.patch_P, world.split.cloud.popularity_I)
         suspected = [suspect["item"] for suspect in found["suspects"]]
         row["scan"] = {**found, "found": bool(np.isin(world.plan.targets_T, suspected).any())}
     if world.attack is not None and world.attack.kind == "inference":
-        row["evasion"] = evasion(world, deployment, result.patch_P)
+        row["evasion"] = evasion(world, deployment, result)
     return row
 
 
-def backdoor(world: World, deployment: Deployment, patch_P: np.ndarray) -> dict[str, dict[str, float]]:
+def backdoor(world: World, deployment: Deployment, served: FederationResult) -> dict[str, dict[str, float]]:
     """{variant: {"triggered", "clean"}}: ER@10 of the target among honest users, with the trigger as their last
     clicks and without it. ``personal`` is after the user's own steps on clicks that hold the trigger.
     """
@@ -238,29 +238,31 @@ def backdoor(world: World, deployment: Deployment, patch_P: np.ndarray) -> dict[
     honest = np.setdiff1d(np.unique(world.split.test.users_H), world.malicious_M)
     users = np.sort(rng.permutation(honest)[:_TRIGGERED])
     triggered = replace(world.split, train=appended(world.split.train, users, world.plan.trigger_S))
-    with_it, without = (_shown(world, deployment, patch_P, split, users) for split in (triggered, world.split))
+    with_it, without = (_shown(world, deployment, served, split, users) for split in (triggered, world.split))
     return {name: {"triggered": with_it[name], "clean": without[name]} for name in with_it}
 
 
 def _shown(
-    world: World, deployment: Deployment, patch_P: np.ndarray, split: Split, users: np.ndarray
+    world: World, deployment: Deployment, served: FederationResult, split: Split, users: np.ndarray
 ) -> dict[str, float]:
     task = RecommendTask(world.config, split, users)
     task.install(deployment.base)
+    if served.ceiling_I is not None:
+        task = task.under(served.ceiling_I)
     personal_KR = np.zeros((len(users), task.personal_size), np.float32)
     open_UT = not_clicked(split, "test", users, world.plan.targets_T)
     seen_UI = task._seen(users, "test")
     return {
         variant: exposure(top_lists(scores.numpy(), seen_UI, 10), open_UT, world.plan.targets_T, 10)
-        for variant, scores in task.scores(users, patch_P, personal_KR)
+        for variant, scores in task.scores(users, served.patch_P, personal_KR)
         if variant != "stale"
     }
 
 
-def evasion(world: World, deployment: Deployment, patch_P: np.ndarray) -> dict[str, Any]:
+def evasion(world: World, deployment: Deployment, served: FederationResult) -> dict[str, Any]:
     """{"success": share of honest users who see the target after 0, 1, ... insertions, "users", "budget"}."""
     lab = laboratory(world, deployment)
-    device = Device(lab, patch_P)
+    device = Device(lab, served.patch_P, served.ceiling_I)
     rng = generator_for(world.plan.seed, use="prey")
     honest = np.setdiff1d(np.unique(world.split.test.users_H), world.malicious_M)
     users = rng.permutation(honest)[:_PREY]

@@ -52,6 +52,8 @@ def rank(offer: Offer, clicks_C: np.ndarray, count: int, personal_R: np.ndarray 
             f"the offer lacks {len(clicks_C) - len(known_C)} of the {len(clicks_C)} items that were clicked"
         )
     task = _task(config, offer, known_C)
+    if offer.ceiling_S is not None:
+        task = task.under(offer.ceiling_S)
     personal_1R = np.zeros((1, task.personal_size), np.float32)
     if personal_R is not None:
         personal_1R[0] = cut_patch(personal_spec(config, spec, offer.num_items), personal_R, offer.items_S)

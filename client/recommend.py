@@ -7,6 +7,7 @@ on, what groups of the user's clicks agree on under the federated patch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
@@ -20,7 +21,7 @@ from client.task import LocalUpdates
 from client.vote import Voter
 from fedquilt.certificate import vote_scores
 from fedquilt.config import Config
-from fedquilt.errors import FederationError
+from fedquilt.errors import FederationError, SpecMismatchError
 from fedquilt.graphs.cohorts import MIN_CLICKS, CohortBuilder
 from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.log import InteractionLog
@@ -30,6 +31,7 @@ from fedquilt.graphs.subgraph import latest_clicks
 from fedquilt.metrics import ragged
 from fedquilt.types import Cohort, PatchSpec
 from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
+from models.lift import excess
 from models.losses import Examples
 from models.patches import patch_spec
 from models.personalise import Personaliser
@@ -56,10 +58,24 @@ class RecommendTask:
             wanted_U[held_out.users_H] = True
         self.client_ids_U = client_ids_U[wanted_U[client_ids_U]].astype(np.int64)
         self._installed: _Installed | None = None
+        self._ceiling_I: Tensor | None = None
 
     def install(self, base: Mapping[str, np.ndarray]) -> None:
         self.__dict__.pop("voter", None)
         self._installed = _Installed(self.config, self.split, base)
+
+    def under(self, ceiling_I: np.ndarray) -> RecommendTask:
+        """This task, with lists in which no item has more lift than float32 ``ceiling_I`` [I] (``models/lift.py``).
+
+        What a user's own steps add to the shared patch stays: they are the user's. SpecMismatchError for another length
+        or numbers that are not finite.
+        """
+        num_items = self.split.train.num_items
+        if ceiling_I.shape != (num_items,) or not np.isfinite(ceiling_I).all():
+            raise SpecMismatchError(f"a ceiling on lift is {num_items} finite numbers, got {ceiling_I.shape}")
+        task = copy.copy(self)
+        task._ceiling_I = torch.from_numpy(np.array(ceiling_I, np.float32))
+        return task
 
     @property
     def _device(self) -> _Installed:
@@ -131,21 +147,26 @@ class RecommendTask:
     def scores(self, ids: np.ndarray, patch_P: np.ndarray, personal: np.ndarray) -> Iterator[tuple[str, Tensor]]:
         """(variant, scores of every item [K, I]), one after the other."""
         device = self._device
-        weights, personaliser = device.weights, device.personaliser
         with torch.no_grad():
-            yield "stale", _last_scores(weights, device.cloud_data.serving_cohort(ids))
-            cohort = device.data.serving_cohort(ids)
-            yield "base", _last_scores(weights, cohort)
-            yield "global", _last_scores(weights, cohort, personaliser.shared(patch_P, len(ids)))
-        yield "personal", self._personal_scores(cohort, patch_P, personal)
+            yield "stale", _last_scores(device.weights, device.cloud_data.serving_cohort(ids))
+        cohort = device.data.serving_cohort(ids)
+        base_KI, shared_KI = self._base_scores(cohort), self._shared_scores(cohort, patch_P)
+        yield "base", base_KI
+        excess_KI = self._excess(shared_KI, base_KI)
+        yield "global", shared_KI - excess_KI
+        yield "personal", self._own_scores(cohort, patch_P, personal) - excess_KI
         if self.config.vote.groups:
             yield "voted", torch.from_numpy(vote_scores(self.votes(ids, patch_P), self.voter.order_I))
 
     def personal_scores(self, ids: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray) -> Tensor:
         """[K, I] under each user's own patch, the variant ``personal``: what a device recommends by."""
-        return self._personal_scores(self._device.data.serving_cohort(ids), patch_P, personal_KR)
+        cohort = self._device.data.serving_cohort(ids)
+        own_KI = self._own_scores(cohort, patch_P, personal_KR)
+        if self._ceiling_I is None:
+            return own_KI
+        return own_KI - self._excess(self._shared_scores(cohort, patch_P), self._base_scores(cohort))
 
-    def _personal_scores(self, cohort: Cohort, patch_P: np.ndarray, personal_KR: np.ndarray) -> Tensor:
+    def _own_scores(self, cohort: Cohort, patch_P: np.ndarray, personal_KR: np.ndarray) -> Tensor:
         weights, evaluation = self._device.weights, self.config.evaluation
         examples = Examples.of(cohort, weights.num_items)[: cohort.num_support]
         steps, learning_rate = evaluation.personal_steps, evaluation.personal_learning_rate
@@ -155,10 +176,26 @@ class RecommendTask:
 
     def shared_scores(self, ids: np.ndarray, patch_P: np.ndarray) -> Tensor:
         """[K, I] under the federated patch, the variant ``global``."""
-        device = self._device
+        cohort = self._device.data.serving_cohort(ids)
+        shared_KI = self._shared_scores(cohort, patch_P)
+        if self._ceiling_I is None:
+            return shared_KI
+        return shared_KI - self._excess(shared_KI, self._base_scores(cohort))
+
+    def _base_scores(self, cohort: Cohort) -> Tensor:
         with torch.no_grad():
-            shared = device.personaliser.shared(patch_P, len(ids))
-            return _last_scores(device.weights, device.data.serving_cohort(ids), shared)
+            return _last_scores(self._device.weights, cohort)
+
+    def _shared_scores(self, cohort: Cohort, patch_P: np.ndarray) -> Tensor:
+        with torch.no_grad():
+            shared = self._device.personaliser.shared(patch_P, len(cohort))
+            return _last_scores(self._device.weights, cohort, shared)
+
+    def _excess(self, shared_KI: Tensor, base_KI: Tensor) -> Tensor:
+        """[K, I], zeros without a ceiling: scores stay what they are, bit for bit."""
+        if self._ceiling_I is None:
+            return torch.zeros(())
+        return excess(shared_KI, base_KI, self._ceiling_I)
 
     @cached_property
     def voter(self) -> Voter:

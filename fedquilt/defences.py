@@ -32,8 +32,17 @@ class DefenceConfig(BaseModel):
     exposure_growth: float = Field(
         1.0, ge=1, description="exposure_share: how many times the base model's exposure an item may have"
     )
-    exposure_users: int = Field(500, ge=1, description="exposure_share: users of the cloud's log who judge it")
-    exposure_moments: int = Field(3, ge=1, description="exposure_share: moments of such a user's past")
+    lift_quantile: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="no user gets more of the patch for an item than this share of the cloud's own users get less of;"
+        " 0: off",
+    )
+    exposure_users: int = Field(
+        500, ge=1, description="exposure_share, lift_quantile: users of the cloud's log who judge them"
+    )
+    exposure_moments: int = Field(3, ge=1, description="exposure_share, lift_quantile: moments of such a user's past")
     suspicion: bool = Field(False, description="keep a score per client, and draw no client whose score is too high")
     suspicion_half_life: float = Field(20, gt=0, description="rounds in which a score halves")
     suspicion_threshold: float = Field(

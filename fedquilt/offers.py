@@ -30,11 +30,15 @@ PER_ITEM = ("item_vectors", "item_bias", NEIGHBOURS, WEIGHTS)
 PER_ITEM_PATCH = ("item_bias", "item_in.factors", "item_out.factors")
 _NO_NEIGHBOUR = {NEIGHBOURS: -1, WEIGHTS: 0}
 _ITEMS, _CANDIDATES, _PATCH, _BASE, _ROWS = "items", "candidates", "patch", "base.", "rows"
+_CEILING = "ceiling"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """``candidates_C`` are places in ``items_S`` (int64, both); ``titles`` are the candidates', or none."""
+    """``candidates_C`` are places in ``items_S`` (int64, both); ``titles`` are the candidates', or none.
+
+    ``ceiling_S``: the most lift of each item (``models/lift.py``), or None.
+    """
 
     config_toml: str
     round_: int
@@ -44,6 +48,7 @@ class Offer:
     base: Mapping[str, np.ndarray]
     patch_p: np.ndarray
     titles: tuple[str, ...] = ()
+    ceiling_S: np.ndarray | None = None
 
     def places_of(self, items: np.ndarray) -> np.ndarray:
         """int64, -1 for an item that is not in the offer."""
@@ -82,6 +87,7 @@ def write_offer(offer: Offer) -> bytes:
     arrays = {_ITEMS: offer.items_S, _CANDIDATES: offer.candidates_C, _PATCH: offer.patch_p, _ROWS: rows}
     arrays |= {f"{_BASE}{name}": array for name, array in offer.base.items()}
     arrays |= {f"{_BASE}{name}": offer.base[name][rows] for name in (NEIGHBOURS, WEIGHTS)}
+    arrays |= {} if offer.ceiling_S is None else {_CEILING: offer.ceiling_S}
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     told = Recommendation(config=offer.config_toml, round=offer.round_, num_items=offer.num_items, titles=offer.titles)
     told.arrays = save_tensors(tensors)
@@ -94,6 +100,7 @@ def read_offer(data: bytes) -> Offer:
         told = Recommendation.FromString(data)
         arrays = load_tensors(told.arrays)
         items_S, candidates_C, patch_p, rows = (arrays.pop(name) for name in (_ITEMS, _CANDIDATES, _PATCH, _ROWS))
+        ceiling_S = arrays.pop(_CEILING, None)
     except (DecodeError, SafetensorError) as error:
         raise WireError(f"a recommendation that cannot be read: {error}") from None
     except KeyError as missing:
@@ -107,11 +114,13 @@ def read_offer(data: bytes) -> Offer:
         _require_places(name, array, limit, ascending=name != _CANDIDATES)
     base |= {name: _spread(base, name, rows, len(items_S), nothing) for name, nothing in _NO_NEIGHBOUR.items()}
     _require_rows(base, len(items_S))
-    _require_floats({**base, _PATCH: patch_p})
+    _require_floats({**base, _PATCH: patch_p, **({} if ceiling_S is None else {_CEILING: ceiling_S})})
+    if ceiling_S is not None and ceiling_S.shape != items_S.shape:
+        raise WireError(f"a recommendation's ceiling has shape {ceiling_S.shape}, for {len(items_S)} items")
     titles = tuple(told.titles)
     if titles and len(titles) != len(candidates_C):
         raise WireError(f"a recommendation with {len(titles)} titles for {len(candidates_C)} candidates")
-    return Offer(told.config, told.round, told.num_items, items_S, candidates_C, base, patch_p, titles)
+    return Offer(told.config, told.round, told.num_items, items_S, candidates_C, base, patch_p, titles, ceiling_S)
 
 
 def require_layout(spec: PatchSpec, offer: Offer) -> None:

@@ -22,6 +22,7 @@ from fedquilt.types import PatchSpec
 from fedquilt.wire_parts import Facts, WireError, array_record, read_array, read_arrays, record_of
 
 DEPLOY, TRAIN, EVALUATE = "query.deploy", "train", "evaluate"  # Flower message types
+CEILING = "ceiling"  # array beside a patch that users are served with: the most lift of each item
 REFUSED = 1000  # error code of a node that understood an order and refuses it; Flower's own codes are below 100
 DECLINED = {1: "the device's update was not finite", 2: "the device had no examples"}
 DECLINED |= {3: "the device's own privacy budget is spent"}
@@ -91,13 +92,14 @@ class TrainReply:
 
 @dataclass(frozen=True)
 class EvaluateOrder:
-    """``client_ids_K`` None: every user the node hosts."""
+    """``client_ids_K`` None: every user the node hosts. ``ceiling_I``: the most lift of each item, or no ceiling."""
 
     standing: Standing
     round_: int
     part: str
     patch_P: np.ndarray
     client_ids_K: np.ndarray | None = None
+    ceiling_I: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -228,18 +230,22 @@ def write_evaluate_order(order: EvaluateOrder) -> RecordDict:
     arrays: dict[str, np.ndarray] = {"patch": order.patch_P.astype(np.float32)}
     if order.client_ids_K is not None:
         arrays["client-ids"] = order.client_ids_K.astype(np.int64)
+    if order.ceiling_I is not None:
+        arrays[CEILING] = order.ceiling_I.astype(np.float32)
     return RecordDict({"facts": ConfigRecord(facts), "arrays": _with_one_patch(array_record(arrays))})
 
 
 def read_evaluate_order(content: RecordDict) -> EvaluateOrder:
     facts = Facts(content)
-    chosen = "client-ids" in record_of(content, "arrays", ArrayRecord)
+    arrays = record_of(content, "arrays", ArrayRecord)
+    chosen = "client-ids" in arrays
     return EvaluateOrder(
         standing=read_standing(facts),
         round_=facts.integer("round"),
         part=facts.text("part"),
         patch_P=read_array(content, "arrays", "patch", np.float32, (None,)).copy(),
         client_ids_K=read_array(content, "arrays", "client-ids", np.int64, (None,)) if chosen else None,
+        ceiling_I=read_ceiling(arrays),
     )
 
 
@@ -259,8 +265,10 @@ def read_evaluate_reply(content: RecordDict) -> EvaluateReply:
 # --- patch, as the ArrayRecord that Flower's Strategy passes around ---
 
 
-def write_patch(patch_P: np.ndarray) -> ArrayRecord:
-    return array_record({"patch": patch_P.astype(np.float32)})
+def write_patch(patch_P: np.ndarray, ceiling_I: np.ndarray | None = None) -> ArrayRecord:
+    """``ceiling_I`` goes with a patch that users are served with, never with one that is trained."""
+    ceiling = {} if ceiling_I is None else {CEILING: ceiling_I.astype(np.float32)}
+    return array_record({"patch": patch_P.astype(np.float32), **ceiling})
 
 
 def _with_one_patch(arrays: ArrayRecord) -> ArrayRecord:
@@ -276,6 +284,12 @@ def _one_of_equal(data: bytes) -> bytes:
 
 def read_patch(arrays: ArrayRecord) -> np.ndarray:
     return read_array(RecordDict({"arrays": arrays}), "arrays", "patch", np.float32, (None,)).copy()
+
+
+def read_ceiling(arrays: ArrayRecord) -> np.ndarray | None:
+    if CEILING not in arrays:
+        return None
+    return read_array(RecordDict({"arrays": arrays}), "arrays", CEILING, np.float32, (None,)).copy()
 
 
 # --- sizes and hashes ---

@@ -21,7 +21,7 @@ from fedquilt.code import whole_code_hash
 from fedquilt.config import Config
 from fedquilt.errors import BudgetExceededError, DrainedError, FederationError, RunError
 from fedquilt.runs import RunFolder
-from fedquilt.wire import read_patch, write_patch
+from fedquilt.wire import read_ceiling, read_patch, write_patch
 from server.appeals import heard
 from server.checkpoint import Checkpoint, kept_rounds, load_latest, save_checkpoint
 from server.privacy import open_rounds, require_deployable, require_possible
@@ -29,7 +29,7 @@ from server.randomness import RandomnessLedger
 from server.rollback import make_rollback, rollback_note
 from server.scribe import Scribe
 from server.settled import settle, settled
-from server.task import Deployment, FederationResult, Hooks
+from server.task import Deployment, FederationResult, Hooks, not_served
 from strategies.cohort import Draw
 from strategies.evaluation import Evaluation
 from strategies.patch_strategy import PatchStrategy, StrategyState
@@ -71,7 +71,7 @@ class _Federation:
             root_update=self._root_update if self.root else None,
         )
         self.rollback = make_rollback(config, self.root)
-        self.ceiling = deployment.ceiling
+        self.ceiling, self.lift = deployment.ceiling, deployment.lift
         self.arrays: ArrayRecord = write_patch(deployment.initial_patch_P)
         self.population: Population  # settled by the first deploy
         self.last_done = self.last_saved = self.complete = self.draws_done = 0
@@ -81,7 +81,7 @@ class _Federation:
         require_possible(self.config)
         require_deployable(self.config, self.grid)
         self.last_done = self.last_saved = self.complete = self._go_back_to_checkpoint()
-        self.hooks.on_patch(self.last_done, read_patch(self.arrays))
+        self._serve(self.last_done)
         if self.last_done == 0 and federation.evaluate_every:
             self._evaluate(0, "valid")
         try:
@@ -252,7 +252,7 @@ class _Federation:
         if last or round_ % self.config.federation.checkpoint_every == 0:
             self._save(round_)
         self.complete = round_
-        self.hooks.on_patch(round_, read_patch(self.arrays))
+        self._serve(round_)
         self.hooks.on_round(record)
 
     def _welcome(self, round_: int) -> None:
@@ -286,10 +286,19 @@ class _Federation:
         """(The patch that users are served with, what an evaluation's record says of it). Training goes on from
         ``self.arrays``: from a patch that was lowered, devices would push the lowered items up again.
         """
-        if self.ceiling is None:
+        if self.ceiling is None and self.lift is None:
             return self.arrays, {}
-        patch_P, told = self.ceiling.lowered(read_patch(self.arrays))
-        return write_patch(patch_P), {"exposure": told}
+        patch_P, ceiling_I, told = read_patch(self.arrays), None, {}
+        if self.ceiling is not None:
+            patch_P, told["exposure"] = self.ceiling.lowered(patch_P)
+        if self.lift is not None:
+            ceiling_I, told["lift"] = self.lift.over(patch_P)
+        return write_patch(patch_P, ceiling_I), told
+
+    def _serve(self, round_: int) -> None:
+        if self.hooks.on_patch is not not_served:
+            arrays, _ = self._served()
+            self.hooks.on_patch(round_, read_patch(arrays), read_ceiling(arrays))
 
     def _evaluate(self, round_: int, part: str) -> Evaluation:
         arrays, told = self._served()
@@ -323,8 +332,8 @@ class _Federation:
         valid, test = self._evaluate(rounds, "valid"), self._evaluate(rounds, "test")
         for evaluation in (valid, test):
             self._require_enough(evaluation)
-        patch_P: np.ndarray = read_patch(self._served()[0])
-        return FederationResult(rounds, patch_P, valid, test)
+        served, _ = self._served()
+        return FederationResult(rounds, read_patch(served), valid, test, read_ceiling(served))
 
     def _require_enough(self, evaluation: Evaluation) -> None:
         fewest, missing = fewest_nodes(self.config.federation, self.grid), evaluation.missing

@@ -28,6 +28,7 @@ class AskError(FedquiltError):
 class _Standing:
     round_: int
     patch_P: np.ndarray
+    ceiling_I: np.ndarray | None
 
 
 class Recommender:
@@ -44,9 +45,9 @@ class Recommender:
     def ready(self) -> bool:
         return self._standing is not None
 
-    def take(self, round_: int, patch_P: np.ndarray) -> None:
-        """The patch after this round is the one to serve."""
-        self._standing = _Standing(round_, np.asarray(patch_P, np.float32))
+    def take(self, round_: int, patch_P: np.ndarray, ceiling_I: np.ndarray | None = None) -> None:
+        """What to serve after this round: a patch, and the most lift of each item where there is a ceiling on it."""
+        self._standing = _Standing(round_, np.asarray(patch_P, np.float32), ceiling_I)
 
     def answer(self, items: Sequence[int], count: int) -> bytes:
         """A serialised offer. AskError for items outside of the catalogue, too many of them, or of candidates."""
@@ -83,6 +84,7 @@ class Recommender:
                 base=cut_base(self._base, items_S, asked),
                 patch_p=cut_patch(self._spec, standing.patch_P, items_S),
                 titles=tuple(self._titles[item] for item in candidates) if self._titles else (),
+                ceiling_S=None if standing.ceiling_I is None else standing.ceiling_I[items_S],
             )
         )
 

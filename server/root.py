@@ -43,6 +43,7 @@ def _asks(config: Config) -> str:
         f"federation.aggregator = {config.federation.aggregator!r}": needs_root(make_aggregation(config.federation)),
         f"defence.rollback_tolerance = {defence.rollback_tolerance:g}": math.isfinite(defence.rollback_tolerance),
         f"defence.exposure_share = {defence.exposure_share:g}": math.isfinite(defence.exposure_share),
+        f"defence.lift_quantile = {defence.lift_quantile:g}": defence.lift_quantile > 0,
     }
     return next((text for text, asks in asking.items() if asks), "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from server.cloud import Base, train_cloud
 from server.exposure import make_ceiling, wants_ceiling
 from server.in_process import InProcessGrid
 from server.judged import examiner_of, judged, judged_last
-from server.judges import make_judges
+from server.judges import Judges, make_judges
+from server.lift import LiftCeiling, wants_lift
 from server.loop import run_federation
 from server.privacy import require_possible, summary
 from server.private_cloud import CLOUD_LEDGER, require_cloud_privacy
@@ -69,12 +71,20 @@ def prepare(config: Config, run: RunFolder, progress: Progress = silent) -> Depl
     spec = patch_spec(weights, config.patch)
     generator = torch.Generator().manual_seed(key_for(config.seed, use="initial-patch") >> 1)
     root = RootData(config, split.cloud, base) if wants_root(config) else None
-    ceiling = None
-    if wants_ceiling(config.defence):
-        ceiling = make_ceiling(config, make_judges(config, split.cloud, base, spec), spec)
-    deployment = Deployment(spec, initial_patch(spec, generator).numpy(), base, root, ceiling)
+    deployment = Deployment(spec, initial_patch(spec, generator).numpy(), base, root)
+    if wants_ceiling(config.defence) or wants_lift(config.defence):
+        deployment = _with_ceilings(config, deployment, make_judges(config, split.cloud, base, spec))
     _record_device(config, run, split, weights, deployment)
     return deployment
+
+
+def _with_ceilings(config: Config, deployment: Deployment, judges: Judges) -> Deployment:
+    defence = config.defence
+    return replace(
+        deployment,
+        ceiling=make_ceiling(config, judges, deployment.spec) if wants_ceiling(defence) else None,
+        lift=LiftCeiling(judges.scores, defence.lift_quantile) if wants_lift(defence) else None,
+    )
 
 
 def hooks(config: Config, run: RunFolder, progress: Progress = silent) -> Hooks:
@@ -95,7 +105,8 @@ def hooks(config: Config, run: RunFolder, progress: Progress = silent) -> Hooks:
 
 def finish(config: Config, run: RunFolder, result: FederationResult) -> dict[str, Any]:
     """Test tables, the per-user file behind them, the final patch."""
-    run.write_arrays("patch.npz", patch_P=result.patch_P)
+    ceiling = {} if result.ceiling_I is None else {"ceiling_I": result.ceiling_I}
+    run.write_arrays("patch.npz", patch_P=result.patch_P, **ceiling)
     split = load_split(config.data, config.split)
     results = {**judged_last(run, result.test, split, config.evaluation), "rounds": result.rounds}
     if spent := summary(run):

@@ -329,18 +329,15 @@ class PatchStrategy(Strategy):
         roster = self.roster or self.deploy(grid)
         part = str(config.get("part", "valid"))
         by_node = roster.by_node(roster.client_ids_U)
-        patch_P = self._read_patch(arrays)
+        patch_P, ceiling_I = self._read_patch(arrays), wire.read_ceiling(arrays)
         self._asked = _Asked(server_round, by_node, part)
-        return [
-            self._message(
-                wire.write_evaluate_order(wire.EvaluateOrder(self._standing, server_round, part, patch_P, ids_K)),
-                node,
-                wire.EVALUATE,
-                server_round,
-            )
+        orders = {
+            node: wire.EvaluateOrder(self._standing, server_round, part, patch_P, ids_K, ceiling_I)
             for node, ids_K in by_node.items()
             if node not in roster.absent
-        ]
+        }
+        write = wire.write_evaluate_order
+        return [self._message(write(order), node, wire.EVALUATE, server_round) for node, order in orders.items()]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         asked = self._out(server_round)

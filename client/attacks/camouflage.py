@@ -11,7 +11,7 @@ from client.attacks.around import Around
 from client.attacks.contract import ATTACKS, View
 from client.attacks.vectors import mean, of_norm, unit
 
-SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0)
+SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0)
 
 
 @ATTACKS.register("camouflage")

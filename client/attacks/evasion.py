@@ -16,6 +16,7 @@ from client.attacks.laboratory import Laboratory, Patch, kth_best, spread
 from fedquilt.graphs.screening import Screen
 from models.contexts import graphs_of
 from models.kernel import Graphs, all_scores, user_vectors
+from models.lift import excess
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Prey:
 
 @dataclass(frozen=True)
 class Device:
-    """The user's recommender as it stands: base model and one patch."""
+    """The user's recommender as it stands: base model, one patch, and the most lift of each item or None."""
 
     lab: Laboratory
     patch_P: np.ndarray
+    ceiling_I: np.ndarray | None = None
 
     @property
     def patch(self) -> Patch:
@@ -69,7 +71,11 @@ class Device:
         """[X, I]; ``inputs_IF`` in place of the item vectors on the nodes' side only."""
         shared = spread(self.patch, len(graphs.recency))
         weights = self.lab.weights if inputs_IF is None else replace(self.lab.weights, item_vectors=inputs_IF)
-        return all_scores(self.lab.weights, user_vectors(weights, graphs, shared), shared)[:, 0]
+        patched_XI = all_scores(self.lab.weights, user_vectors(weights, graphs, shared), shared)[:, 0]
+        if self.ceiling_I is None:
+            return patched_XI
+        base_XI = all_scores(self.lab.weights, user_vectors(weights, graphs))[:, 0]
+        return patched_XI - excess(patched_XI, base_XI, torch.from_numpy(self.ceiling_I))
 
     def gaps(self, contexts_XL: np.ndarray, prey: Prey) -> np.ndarray:
         """float [X]: the target's score minus the k-th best of the others; > 0 is success."""

@@ -50,6 +50,7 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: 
     "adaptive-backdoor": ("adaptive", {"inner": "backdoor"}),
     "camouflage-promotion": ("camouflage", {}),
     "camouflage-backdoor": ("camouflage", {"inner": "backdoor"}),
+    "camouflage-backdoor-loud": ("camouflage", {"inner": "backdoor", "options": {"stealth": -0.5}}),
     "camouflage-ipm": ("camouflage", {"inner": "ipm"}),
     "camouflage-crews": ("camouflage", {"crews": [1.0, 0.6, 0.4, 0.2]}),
     "label-flip": ("label-flip", {}),
@@ -83,9 +84,11 @@ SUPPORTED = (
     'federation.pre_rule_options={"spectral-clipping"={bound=3.0}}',
 )
 BY_PART = 'server_optimizer.name="adam-by-part"'
+LIFT = "defence.lift_quantile=0.95"
 CEILING = "defence.exposure_share=0.01"
 PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {  # name on the command line: aggregator and what it comes with
-    "guarded": ("mean", (*SUPPORTED, BY_PART)),  # the default under attack: docs/defences.md
+    "guarded": ("mean", (*SUPPORTED, BY_PART, LIFT)),  # the default under attack: docs/defences.md
+    "supported": ("mean", (*SUPPORTED, BY_PART)),  # without the ceiling on lift
     "mean-by-part": ("mean", (BY_PART,)),
     "frozen": ("mean", (FROZEN,)),  # the default before
     "frozen-ceiling": ("mean", (FROZEN, CEILING)),
