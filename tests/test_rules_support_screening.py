@@ -69,7 +69,11 @@ def test_hiding_the_push_in_an_honest_update_does_not_help():
 
 
 def test_colluders_who_push_less_than_least_pass():
-    assert len(left(torch.cat([honest(), promoting(16, by=0.1)]), share=0.01)) == K + 16
+    assert len(left(torch.cat([honest(), promoting(16, by=0.01)]), share=0.01)) == K + 16
+
+
+def test_a_faint_push_counts_as_one_whoever_makes_it():
+    assert len(left(torch.cat([honest(), promoting(16, by=0.05)]))) == K
 
 
 def test_as_few_as_a_hit_has_stay():

@@ -31,6 +31,7 @@ CLOUDS = ROOT / "runs" / "robustness-clouds"
 TRAINS_THE_CLOUD = ("models", "fedquilt/graphs", "server/cloud.py")
 FRACTIONS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3)
 KEY = ("dataset", "attack", "options", "rule", "malicious", "targets", "seed", "tolerate", "set")
+LOUD = {"inner": "backdoor", "options": {"stealth": -0.5}}  # shows the target without the trigger as well
 ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: attack and its options
     "sign-flip": ("sign-flip", {}),
     "gaussian": ("gaussian", {}),
@@ -50,7 +51,8 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: 
     "adaptive-backdoor": ("adaptive", {"inner": "backdoor"}),
     "camouflage-promotion": ("camouflage", {}),
     "camouflage-backdoor": ("camouflage", {"inner": "backdoor"}),
-    "camouflage-backdoor-loud": ("camouflage", {"inner": "backdoor", "options": {"stealth": -0.5}}),
+    "camouflage-backdoor-loud": ("camouflage", LOUD),
+    "camouflage-loud-crews": ("camouflage", {**LOUD, "crews": [1.0, 0.6, 0.4, 0.2]}),
     "camouflage-ipm": ("camouflage", {"inner": "ipm"}),
     "camouflage-crews": ("camouflage", {"crews": [1.0, 0.6, 0.4, 0.2]}),
     "label-flip": ("label-flip", {}),

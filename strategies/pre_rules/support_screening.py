@@ -19,19 +19,19 @@ class SupportScreening:
     """Left out is whoever pushes an item whose support is above ``factor`` times the ``quantile`` over items of the
     round's supports and above ``share`` of the round's users.  O(K·P).
 
-    In each tensor of items' output rows, user k's push of item i is min(1, |x_ki| / t) if its bias of i does not fall,
-    else 0; t is the round's median of users' longest rows. An item's support is the sum of its pushes, and who pushes
-    it by ``least`` or more pushes it. Honest users train on a few of their clicks, so even a hit is pushed by few of a
-    round, while a promotion that is to move lists is pushed by all colluders. The whole row is left out: of a target
-    that loses only its own rows, the rest of the colluders' updates goes on. Colluders fewer than the bound pass, and
-    those who push less than ``least``. More than half of a round left out: nobody is. A patch without rows of items
-    passes. MissingContextError without a patch spec.
+    In each tensor of items' output rows, user k's push of item i is |x_ki| / t if its bias of i does not fall, else 0;
+    t is the round's median of users' longest rows. An item's support is how many push it by ``least`` or more, however
+    hard. A softmax loss lifts the few items that a user clicked and lowers all others, so honest pushes are few and far
+    from faint, and even a hit is pushed by few of a round, while a promotion that is to move lists is pushed by all
+    colluders. The whole row is left out: of a target that loses only its own rows, the rest of the colluders' updates
+    goes on. Colluders fewer than the bound pass, and those who push less than ``least``. More than half of a round left
+    out: nobody is. A patch without rows of items passes. MissingContextError without a patch spec.
     """
 
     factor: float = 2.5
     quantile: float = 0.98
-    share: float = 0.12
-    least: float = 0.25
+    share: float = 0.14
+    least: float = 0.02
 
     source = "fedquilt"
     cost = "K·P"
@@ -64,18 +64,19 @@ class SupportScreening:
         for name, (place, width) in item_tensors(spec).items():
             if name.startswith(_SHOWN):
                 pushes_KI = _pushes(updates_KP[:, place].reshape(len(updates_KP), -1, width), falls_KI)
-                support_I = pushes_KI.sum(0)
+                pushes_KI = pushes_KI >= self.least
+                support_I = pushes_KI.sum(0, dtype=updates_KP.dtype)
                 usual = self.factor * float(support_I.quantile(self.quantile))
                 too_many_I = support_I > max(usual, self.share * len(updates_KP))
-                found_K |= (pushes_KI[:, too_many_I] >= self.least).any(dim=1)
+                found_K |= pushes_KI[:, too_many_I].any(dim=1)
         return found_K
 
 
 def _pushes(rows_KIW: torch.Tensor, falls_KI: torch.Tensor | None) -> torch.Tensor:
-    """[K, I], from 0 to 1."""
+    """[K, I], in units of the median of users' longest rows."""
     lengths_KI = rows_KIW.norm(dim=2)
     if falls_KI is not None:
         lengths_KI = lengths_KI.masked_fill(falls_KI, 0)
     longest_K = lengths_KI.max(dim=1).values
     some = longest_K[longest_K > 0]
-    return (lengths_KI / some.median()).clamp(max=1) if len(some) else lengths_KI
+    return lengths_KI / some.median() if len(some) else lengths_KI
