@@ -29,7 +29,7 @@ from client.task import LocalTask, LocalUpdates, TaskFactory
 from fedquilt.code import code_hash
 from fedquilt.config import Config, parse
 from fedquilt.durable import replace_file
-from fedquilt.errors import ConfigError, FedquiltError, PrivacyError, SpecMismatchError
+from fedquilt.errors import ConfigError, FederationError, FedquiltError, PrivacyError, SpecMismatchError
 from fedquilt.privacy.device_events import DeviceRound
 from fedquilt.privacy.keys import kept_secret
 from fedquilt.privacy.randomness import Simulated, Source
@@ -165,6 +165,8 @@ class Node:
     def require_hosted(self, ids_K: np.ndarray) -> None:
         if not len(self.hosted_U):
             raise NotDeployedError("this node hosts no users")
+        if len(np.unique(ids_K)) < len(ids_K):
+            raise FederationError("the order names a client twice: each sends one row and is charged for one")
         nearest_K = self.hosted_U[np.searchsorted(self.hosted_U, ids_K).clip(max=len(self.hosted_U) - 1)]
         strangers = ids_K[nearest_K != ids_K]
         if strangers.size:

@@ -16,11 +16,12 @@ from cli.main import app
 from client.charge import norm_shares, normed
 from client.device_ledger import DeviceLedger, device_event
 from client.node import Node
+from client.noise import _fingerprint
 from client.privatise import OVER_LIMIT, privatise
 from client.promises import require_terms
 from client.store import PersonalStore
 from client.task import LocalUpdates
-from fedquilt.errors import LedgerError, PrivacyError
+from fedquilt.errors import FederationError, LedgerError, PrivacyError
 from fedquilt.privacy.events import NormedDeviceRound, from_json, to_json
 from fedquilt.privacy.gaussian import gaussian_epsilon
 from fedquilt.privacy.individual import device_epsilons
@@ -315,3 +316,27 @@ def test_a_device_refuses_orders_for_which_norms_prove_nothing(privacy, adaptive
     terms = Terms("r", config.mode, C, 1.0, DELTA, "1:a", adaptive=adaptive)
     with pytest.raises(PrivacyError, match=words):
         require_terms(terms, config, own=False)
+
+
+# --- what tells replies apart ---
+
+
+@pytest.mark.parametrize("changed", [lambda row_P: row_P[::-1], lambda row_P: -row_P], ids=["turned", "negated"])
+def test_the_same_numbers_in_another_order_or_with_other_signs_are_other_bytes(changed):
+    row_P = np.arange(1, 9, dtype=np.float32) / 16
+    replies = [
+        privatise(LocalUpdates(row_1P, np.ones(1)), np.array([7]), 9.0, 1, "s")[0]
+        for row_1P in (row_P[None].copy(), changed(row_P)[None].copy())
+    ]
+    assert len({_fingerprint(reply) for reply in replies}) == 2
+
+
+def test_the_same_bytes_are_known_again():
+    row_P = np.arange(1, 9, dtype=np.float32) / 16
+    replies = [privatise(LocalUpdates(row_P[None].copy(), np.ones(1)), np.array([7]), 9.0, 1, "s")[0] for _ in "ab"]
+    assert len({_fingerprint(reply) for reply in replies}) == 1
+
+
+def test_an_order_that_names_a_client_twice_is_refused(tmp_path):
+    with pytest.raises(FederationError, match="names a client twice"):
+        node(tmp_path).train(order(1, users=(FULL, FULL)))
