@@ -24,6 +24,7 @@ def row(rule: str, attack: str, ndcg: float, er10: float = 0.0, **given: Any) ->
         "test": {"base": {"NDCG@10": 0.1}, "global": {"NDCG@10": ndcg, "NDCG@10 tail": ndcg, "ER@10": er10}},
         "trajectory": {"ER@10": {"max": er10}},
         "rejected": {"honest": None, "honest tail": None},
+        "seconds_a_round": 0.25,
     }
     return {**planned, **measured, "rule": rule, "attack": attack, **given}
 
@@ -104,6 +105,19 @@ def test_other_shares_and_head_targets_have_tables_of_their_own():
         text.index(cell) for cell in ("| ipm | 0.1400 |", "| ipm 1.0% | 0.1500 |", "| ipm | 0.1600 |")
     )
     assert usual < others < heads
+
+
+def test_evasion_is_told_by_how_much_was_inserted():
+    tried = [
+        row(RULE, "evasion-clicks", 0.15, seed=seed, evasion={"success": success, "users": 4, "budget": 2})
+        for seed, success in enumerate(([0.0, 0.25, 0.5], [0.0, 0.75, 1.0]))
+    ]
+    assert f"| evasion-clicks | {RULE} | 0.000 | 0.500 | 0.750 |" in tables(tried, "d")
+
+
+def test_a_slow_row_does_not_make_a_rule_slow():
+    rows = [row(RULE, "ipm", 0.1, seed=seed, seconds_a_round=seconds) for seed, seconds in enumerate((0.2, 0.3, 90.0))]
+    assert f"| {RULE} |\n| --- |\n| 0.300 |" in tables(rows, "d")
 
 
 def test_the_cost_is_against_the_better_of_the_two_means():

@@ -96,6 +96,11 @@ def cells(
     ]
 
 
+HEADLINES = {
+    "gain_kept_eps3_100k": (100_000, HALF, 3.0),
+    "gain_kept_eps3_100k_a_tenth_a_round": (100_000, PATCH, 3.0),
+    "gain_kept_eps1_1m": (1_000_000, PATCH, 1.0),
+}
 UNSAMPLED = ("distributed", "dp-ftrl", "local")
 PARTS: dict[str, list[Cell]] = {
     "claim": cells("bazaar", 100_000, (None, 3.0)),
@@ -155,8 +160,8 @@ def headline(rows: Sequence[Row]) -> dict[str, float]:
     """What the rows support, and the figures of the two other studies in this folder that have been measured."""
     gains = [row for row in rows if row["study"] == "gain"]
     figures: dict[str, float] = {}
-    for name, users, epsilon in (("gain_kept_eps3_100k", 100_000, 3.0), ("gain_kept_eps1_1m", 1_000_000, 1.0)):
-        kept = gain_kept(gains, "bazaar", users, "central", PATCH, epsilon)
+    for name, (users, patch, epsilon) in HEADLINES.items():
+        kept = gain_kept(gains, "bazaar", users, "central", patch, epsilon)
         if kept is not None:
             figures[name] = kept.kept
     of_best = kept_of_best(gains, "bazaar", 100_000, "central", 3.0)

@@ -51,6 +51,9 @@ def tables(rows: Sequence[Row], dataset: str) -> str:
     ]
     if planted := [row for row in usual if "backdoor" in row]:
         parts.append(f"Backdoor, ER@10 of the target with the trigger / without:\n\n{_backdoors(planted)}")
+    if tried := [row for row in usual if "evasion" in row]:
+        parts.append(f"Evasion, users who see the target after so many insertions:\n\n{_evasions(tried)}")
+    parts.append(f"Seconds a round, median over all rows:\n\n{_seconds(usual)}")
     others = [row for row in ours if row["malicious"] != USUAL and row["targets"] == "tail"]
     head = [row for row in ours if row["malicious"] == USUAL and row["targets"] == "head"]
     for what, part in (("other shares of malicious users", others), ("head targets", head)):
@@ -75,6 +78,22 @@ def _backdoors(rows: Sequence[Row]) -> str:
         its = [row["backdoor"] for row in rows if row["rule"] == rule]
         lines.append([rule, *(_pair(its, variant) for variant in ("base", "global", "personal"))])
     return markdown_table(["rule", "no patch", "shared patch", "personal patch"], lines)
+
+
+def _evasions(rows: Sequence[Row]) -> str:
+    """Means over seeds, budget by budget."""
+    most = max(row["evasion"]["budget"] for row in rows)
+    lines = []
+    for name, rule in dict.fromkeys((_name(row), row["rule"]) for row in rows):
+        success = [row["evasion"]["success"] for row in rows if (_name(row), row["rule"]) == (name, rule)]
+        lines.append([name, rule, *(f"{value:.3f}" for value in np.mean(success, axis=0))])
+    return markdown_table(["attack", "rule", *range(most + 1)], lines)
+
+
+def _seconds(rows: Sequence[Row]) -> str:
+    rules = [rule for rule, _ in Counter(row["rule"] for row in rows).most_common()]
+    medians = [np.median([row["seconds_a_round"] for row in rows if row["rule"] == rule]) for rule in rules]
+    return markdown_table(rules, [[f"{value:.3f}" for value in medians]])
 
 
 def _pair(backdoors: Sequence[dict[str, Any]], variant: str) -> str:
