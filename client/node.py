@@ -25,7 +25,7 @@ from client.noise import private_reply
 from client.privatise import OVER_LIMIT, privatise
 from client.promises import require_round_noise, require_terms
 from client.store import PersonalStore
-from client.task import LocalTask, LocalUpdates, TaskFactory
+from client.task import LocalTask, LocalUpdates, TaskFactory, under
 from fedquilt.code import code_hash
 from fedquilt.config import Config, parse
 from fedquilt.durable import replace_file
@@ -151,16 +151,9 @@ class Node:
         self.require_hosted(ids_K)
         self._require_patch(order.patch_P, order.standing.spec_hash)
         personal_KR = self.store.read(ids_K, before_round=order.round_ + 1)
-        task = self.task if order.ceiling_I is None else self._under(order.ceiling_I)
+        task = self.task if order.ceiling_I is None else under(self.task, order.ceiling_I)
         arrays = task.evaluate(ids_K, order.patch_P, personal_KR, order.part)
         return EvaluateReply(order.round_, order.part, ids_K, arrays)
-
-    def _under(self, ceiling_I: np.ndarray) -> LocalTask:
-        under = getattr(self.task, "under", None)
-        if under is None:
-            raise SpecMismatchError("the cloud sent a ceiling on lift, and this node's task ranks no items under one")
-        task: LocalTask = under(ceiling_I)
-        return task
 
     def require_hosted(self, ids_K: np.ndarray) -> None:
         if not len(self.hosted_U):

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from fedquilt.config import Config
+from fedquilt.errors import SpecMismatchError
 from fedquilt.types import PatchSpec
 
 
@@ -63,6 +64,15 @@ class LocalTask(Protocol):
         self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, part: str
     ) -> Mapping[str, np.ndarray]:
         """Per-user arrays, first axis K, on ``part`` ("valid" or "test") of the local data."""
+
+
+def under(task: LocalTask, ceiling_I: np.ndarray) -> LocalTask:
+    """The task with a ceiling on lift (``models/lift.py``); SpecMismatchError for one that knows none."""
+    method = getattr(task, "under", None)
+    if method is None:
+        raise SpecMismatchError("the cloud sent a ceiling on lift, and this node's task ranks no items under one")
+    bounded: LocalTask = method(ceiling_I)
+    return bounded
 
 
 TaskFactory = Callable[[Config, int, int], LocalTask]

@@ -160,7 +160,7 @@ def write_train_order(order: TrainOrder) -> RecordDict:
     arrays = array_record(
         {"client-ids": order.client_ids_K.astype(np.int64), "patch": order.patch_P.astype(np.float32)}
     )
-    return RecordDict({"facts": ConfigRecord(facts), "arrays": _with_one_patch(arrays)})
+    return RecordDict({"facts": ConfigRecord(facts), "arrays": _with_shared_bytes(arrays)})
 
 
 def read_train_order(content: RecordDict) -> TrainOrder:
@@ -232,7 +232,7 @@ def write_evaluate_order(order: EvaluateOrder) -> RecordDict:
         arrays["client-ids"] = order.client_ids_K.astype(np.int64)
     if order.ceiling_I is not None:
         arrays[CEILING] = order.ceiling_I.astype(np.float32)
-    return RecordDict({"facts": ConfigRecord(facts), "arrays": _with_one_patch(array_record(arrays))})
+    return RecordDict({"facts": ConfigRecord(facts), "arrays": _with_shared_bytes(array_record(arrays))})
 
 
 def read_evaluate_order(content: RecordDict) -> EvaluateOrder:
@@ -271,13 +271,15 @@ def write_patch(patch_P: np.ndarray, ceiling_I: np.ndarray | None = None) -> Arr
     return array_record({"patch": patch_P.astype(np.float32), **ceiling})
 
 
-def _with_one_patch(arrays: ArrayRecord) -> ArrayRecord:
-    """The bytes of its patch are those of the last message with an equal one: a thousand orders hold them once."""
-    arrays["patch"].data = _one_of_equal(arrays["patch"].data)
+def _with_shared_bytes(arrays: ArrayRecord) -> ArrayRecord:
+    """Patch and ceiling have the bytes of the last message with equal ones: a thousand orders hold them once."""
+    for name in ("patch", CEILING):
+        if name in arrays:
+            arrays[name].data = _one_of_equal(arrays[name].data)
     return arrays
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _one_of_equal(data: bytes) -> bytes:
     return data
 

@@ -134,8 +134,10 @@ def test_per_item_tensors_of_a_patch_are_those_that_grow_with_the_catalogue():
     assert with_items(small, 30) == large
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 8))
-def test_an_offer_that_is_read_is_the_one_that_was_written_and_its_rows_are_the_catalogues(seed, asked, chosen):
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 8), st.booleans())
+def test_an_offer_that_is_read_is_the_one_that_was_written_and_its_rows_are_the_catalogues(
+    seed, asked, chosen, bounded
+):
     rng = np.random.default_rng(seed)
     items, spec = 30, PatchSpec((("up", (2, 3)), ("item_bias", (30,)), ("item_out.factors", (30, 2))))
     neighbours = rng.integers(-1, items, (items, 4)).astype(np.int32)
@@ -146,9 +148,10 @@ def test_an_offer_that_is_read_is_the_one_that_was_written_and_its_rows_are_the_
     patch_P = rng.random(spec.num_parameters, np.float32)
     cut = cut_base(base, items_S, asked_Q)
     places = np.searchsorted(items_S, candidates)
-    offer = Offer("", 3, items, items_S, places, cut, cut_patch(spec, patch_P, items_S), tuple("x" * chosen))
+    ceiling_S = rng.standard_normal(len(items_S)).astype(np.float32) if bounded else None
+    offer = Offer("", 3, items, items_S, places, cut, cut_patch(spec, patch_P, items_S), tuple("x" * chosen), ceiling_S)
     found = read_offer(write_offer(offer))
-    for name in ("items_S", "candidates_C", "patch_p"):
+    for name in ("items_S", "candidates_C", "patch_p", "ceiling_S"):
         np.testing.assert_array_equal(getattr(found, name), getattr(offer, name))
     assert found.titles == offer.titles
     for name, array in offer.base.items():
@@ -159,6 +162,53 @@ def test_an_offer_that_is_read_is_the_one_that_was_written_and_its_rows_are_the_
     mine, whole = with_items(spec, len(items_S)).views(found.patch_p), spec.views(patch_P)
     np.testing.assert_array_equal(mine["item_out.factors"], whole["item_out.factors"][items_S])
     np.testing.assert_array_equal(mine["up"], whole["up"])
+
+
+# --- under a ceiling on lift ---
+
+
+@pytest.fixture
+def bounded(world):
+    """A recommender whose ceiling on lift is low enough to change the user's list."""
+    ceiling_I = np.linspace(-0.5, 0.5, CONFIG.data.num_items).astype(np.float32)
+    recommender = Recommender(CONFIG, world.local.spec, world.base, TITLES)
+    recommender.take(5, world.patch_P, ceiling_I)
+    return SimpleNamespace(recommender=recommender, ceiling_I=ceiling_I, task=world.local.under(ceiling_I))
+
+
+def test_a_device_ranks_under_the_offers_ceiling_as_if_all_were_local(world, bounded):
+    offer = read_offer(bounded.recommender.answer([], 0))
+    found = rank(offer, world.clicks, 10, world.personal_R)
+    under = SimpleNamespace(**{**vars(world), "local": bounded.task})
+    scores_I, without_I = local_scores(under, world.personal_R), local_scores(world, world.personal_R)
+    np.testing.assert_array_equal(found.items_K, np.argsort(-scores_I, kind="stable")[:10])
+    np.testing.assert_allclose(found.scores_K, scores_I[found.items_K], atol=1e-5)
+    assert found.items_K.tolist() != np.argsort(-without_I, kind="stable")[:10].tolist()
+
+
+def test_an_offer_of_some_items_holds_their_ceilings(bounded):
+    offer = read_offer(bounded.recommender.answer([1, 2], 5))
+    assert len(offer.items_S) < CONFIG.data.num_items
+    np.testing.assert_array_equal(offer.ceiling_S, bounded.ceiling_I[offer.items_S])
+
+
+def test_a_gateway_without_a_ceiling_offers_none(world):
+    assert ask(world.address, world.device, NOTHING, 0).offer.ceiling_S is None
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda ceiling_S: ceiling_S[1:], "ceiling has shape"),
+        (lambda ceiling_S: np.append(ceiling_S, np.float32(0)), "ceiling has shape"),
+        (lambda ceiling_S: ceiling_S * np.float32(np.nan), "ceiling must be finite float32"),
+        (lambda ceiling_S: ceiling_S.astype(np.float64), "ceiling must be finite float32"),
+    ],
+)
+def test_a_ceiling_that_does_not_fit_its_offer_is_refused(bounded, broken, words):
+    offer = read_offer(bounded.recommender.answer([1, 2], 5))
+    with pytest.raises(WireError, match=words):
+        read_offer(write_offer(dataclasses.replace(offer, ceiling_S=broken(offer.ceiling_S))))
 
 
 # --- what is refused ---

@@ -62,6 +62,11 @@ MESSAGES = {
         wire.read_evaluate_order,
         wire.EvaluateOrder(STANDING, 7, "test", np.ones(P, np.float32)),
     ),
+    "evaluate order under a ceiling": (
+        wire.write_evaluate_order,
+        wire.read_evaluate_order,
+        wire.EvaluateOrder(STANDING, 7, "test", np.ones(P, np.float32), None, np.array([0.5, -1, 2], np.float32)),
+    ),
     "evaluate reply": (
         wire.write_evaluate_reply,
         wire.read_evaluate_reply,
@@ -138,6 +143,32 @@ def test_what_counts_is_the_decoded_array_not_the_senders_claim(name, array, com
     content["arrays"][name] = Array(honest.dtype, honest.shape, honest.stype, npy.pack(array))
     with pytest.raises(wire.WireError, match=f"{name}.*{complaint}"):
         wire.read_train_reply(content, P)
+
+
+def test_a_ceiling_is_what_its_array_says():
+    content = MESSAGES["evaluate order under a ceiling"][0](MESSAGES["evaluate order under a ceiling"][2])
+    honest = content["arrays"][wire.CEILING]
+    content["arrays"][wire.CEILING] = Array(honest.dtype, honest.shape, honest.stype, npy.pack(np.zeros(3)))
+    with pytest.raises(wire.WireError, match=r"ceiling.*expected float32"):
+        wire.read_evaluate_order(content)
+
+
+@pytest.mark.parametrize("ceiling_I", [None, np.array([0.5, -1], np.float32)])
+def test_a_patch_is_passed_around_with_its_ceiling_or_without_one(ceiling_I):
+    arrays = wire.write_patch(np.ones(P, np.float32), ceiling_I)
+    assert same(wire.read_patch(arrays), np.ones(P, np.float32))
+    assert same(wire.read_ceiling(arrays), ceiling_I)
+
+
+def test_orders_with_equal_patches_and_ceilings_hold_their_bytes_once():
+    def order(ids: list[int]) -> ArrayRecord:
+        patch_P, ceiling_I = np.full(P, 3, np.float32), np.full(9, 4, np.float32)
+        sent = wire.EvaluateOrder(STANDING, 7, "test", patch_P, np.array(ids), ceiling_I)
+        return wire.write_evaluate_order(sent)["arrays"]
+
+    first, second = order([1, 2]), order([3])
+    assert first["patch"].data is second["patch"].data
+    assert first[wire.CEILING].data is second[wire.CEILING].data
 
 
 def test_per_user_metrics_need_one_row_per_user():

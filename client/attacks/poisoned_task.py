@@ -11,7 +11,7 @@ from client.attacks.contract import ClickAttack, Clicks
 from client.attacks.logs import histories_of, replaced
 from client.attacks.plan import Plan
 from client.recommend import RecommendTask, make_task
-from client.task import LocalTask, LocalUpdates
+from client.task import LocalTask, LocalUpdates, under
 from fedquilt.config import Config
 from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.log import InteractionLog
@@ -89,6 +89,10 @@ class PoisonedTask:
         self, client_ids_K: np.ndarray, patch_P: np.ndarray, personal_KR: np.ndarray, part: str
     ) -> Mapping[str, np.ndarray]:
         return self.honest.evaluate(client_ids_K, patch_P, personal_KR, part)
+
+    def under(self, ceiling_I: np.ndarray) -> PoisonedTask:
+        """Everybody is judged under a ceiling on lift, and trains as before."""
+        return replace(self, honest=under(self.honest, ceiling_I))
 
 
 def _joined(a: LocalUpdates, b: LocalUpdates, order_K: np.ndarray) -> LocalUpdates:
