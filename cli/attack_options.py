@@ -23,6 +23,7 @@ FIGURES = {  # name: (where it lies in a row, is more better?, title)
     "er10_max": (("trajectory", "ER@10", "max"), False, "ER@10 of the targets, largest of all rounds evaluated"),
     "honest_rejected": (("rejected", "honest"), False, "honest users rejected"),
     "tail_rejected": (("rejected", "honest tail"), False, "honest tail users rejected"),
+    "malicious_rejected": (("rejected", "malicious"), True, "malicious users rejected"),
     "backdoor": (("backdoor", "global", "triggered"), False, "ER@10 under the trigger"),
     "backdoor_personal": (("backdoor", "personal", "triggered"), False, "ER@10 under the trigger, personal patch"),
     "trigger_found": (("scan", "found"), True, "runs in which the trigger scan suspects a target"),
