@@ -93,7 +93,7 @@ def run_attack(config: Config, folder: Path, clouds: Path | None = None, progres
     _cloud(world, run, clouds)
     with run.writing():
         began = time.perf_counter()
-        deployment = prepare(world.config, run, tell)
+        deployment = prepare(world.config, run, tell, _as_the_cloud_has_it(world))
         root = deployment.root
         oracle = RuleOracle(world.config, deployment.spec, (lambda *of: root.update(*of)[0]) if root else None)
         tables: list[tuple[int, dict[str, dict[str, float]]]] = []
@@ -153,11 +153,21 @@ def laboratory(world: World, deployment: Deployment) -> Laboratory:
     return Laboratory.of(world.config, world.split.train, deployment.spec, deployment.base, public)
 
 
+def _poisons_the_cloud(world: World) -> bool:
+    return world.attack is not None and world.attack.kind == "cloud-clicks"
+
+
+def _as_the_cloud_has_it(world: World) -> Split:
+    """With the forged clicks, from which it also draws the users who judge."""
+    if not _poisons_the_cloud(world):
+        return world.split
+    return replace(world.split, cloud=forged(world.split.cloud, world.attack, world.plan))
+
+
 def _cloud(world: World, run: RunFolder, clouds: Path | None) -> None:
     """The cloud model, trained on a poisoned log or taken from an earlier run with the same one."""
-    if world.attack is not None and world.attack.kind == "cloud-clicks":
-        poisoned = replace(world.split, cloud=forged(world.split.cloud, world.attack, world.plan))
-        trained = train_cloud(world.config, poisoned)
+    if _poisons_the_cloud(world):
+        trained = train_cloud(world.config, _as_the_cloud_has_it(world))
         run.write_json(CLOUD_HISTORY, {"history": trained.history, "graph": trained.graph})
         replace_file(run.cloud_path, save_tensors(trained.base))
         return

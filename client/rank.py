@@ -1,6 +1,7 @@
 """What a device makes of an offer: the user's subgraph, own patch and scores, all from what came along.
 
-Scores under the federated patch are those of the whole catalogue. The steps of personalising compare with every item
+Scores under the federated patch are those of the whole catalogue; with a ceiling on lift, only where the whole
+catalogue came, as lift is counted from the median item that came. The steps of personalising compare with every item
 that came, so the user's own patch is that of a local recommender only where the whole catalogue came; with drawn
 negatives (``meta.num_negatives``) it is drawn over the offer's items.
 

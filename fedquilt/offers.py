@@ -29,6 +29,7 @@ MAX_NEIGHBOURS = 1024
 PER_ITEM = ("item_vectors", "item_bias", NEIGHBOURS, WEIGHTS)
 PER_ITEM_PATCH = ("item_bias", "item_in.factors", "item_out.factors")
 _NO_NEIGHBOUR = {NEIGHBOURS: -1, WEIGHTS: 0}
+_DTYPES = {NEIGHBOURS: np.int32, WEIGHTS: np.float32}
 _ITEMS, _CANDIDATES, _PATCH, _BASE, _ROWS = "items", "candidates", "patch", "base.", "rows"
 _CEILING = "ceiling"
 
@@ -112,7 +113,9 @@ def read_offer(data: bytes) -> Offer:
         (_ROWS, rows, len(items_S)),
     ):
         _require_places(name, array, limit, ascending=name != _CANDIDATES)
-    base |= {name: _spread(base, name, rows, len(items_S), nothing) for name, nothing in _NO_NEIGHBOUR.items()}
+    for name in _NO_NEIGHBOUR:
+        _require_table(base, name, rows, len(items_S), len(data))
+    base |= {name: _spread(base[name], rows, len(items_S), nothing) for name, nothing in _NO_NEIGHBOUR.items()}
     _require_rows(base, len(items_S))
     _require_floats({**base, _PATCH: patch_p, **({} if ceiling_S is None else {_CEILING: ceiling_S})})
     if ceiling_S is not None and ceiling_S.shape != items_S.shape:
@@ -140,14 +143,23 @@ def _require_places(name: str, array: np.ndarray, limit: int, ascending: bool) -
         raise WireError(f"a recommendation's {name} do not ascend")
 
 
-def _spread(base: Mapping[str, np.ndarray], name: str, rows: np.ndarray, count: int, nothing: float) -> np.ndarray:
-    """Rows for all items of those that travelled."""
+def _require_table(base: Mapping[str, np.ndarray], name: str, rows: np.ndarray, count: int, received: int) -> None:
+    """Before memory is taken for all items: no more numbers than the message has bytes."""
     if name not in base or base[name].ndim != 2 or len(base[name]) != len(rows):
         raise WireError(f"a recommendation needs {name} with a row for each of {len(rows)} items")
-    if base[name].shape[1] > MAX_NEIGHBOURS:  # before memory is taken for all items
-        raise WireError(f"a recommendation's {name} are {base[name].shape[1]} an item, {MAX_NEIGHBOURS} are allowed")
-    whole = np.full((count, base[name].shape[1]), nothing, base[name].dtype)
-    whole[rows] = base[name]
+    if base[name].dtype != (dtype := _DTYPES[name]):
+        raise WireError(f"a recommendation's {name} are {base[name].dtype}, {np.dtype(dtype)} is expected")
+    if base[name].shape[1] > MAX_NEIGHBOURS or count * base[name].shape[1] > received:
+        raise WireError(
+            f"a recommendation's {name} are {base[name].shape[1]} an item for {count} items; allowed are"
+            f" {MAX_NEIGHBOURS} an item, and together no more than the message has bytes"
+        )
+
+
+def _spread(table: np.ndarray, rows: np.ndarray, count: int, nothing: float) -> np.ndarray:
+    """Rows for all items of those that travelled."""
+    whole = np.full((count, table.shape[1]), nothing, table.dtype)
+    whole[rows] = table
     return whole
 
 

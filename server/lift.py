@@ -2,8 +2,8 @@
 
 A backdoor must lift its target far for whoever clicks the trigger, and for nobody else, or it is seen. So its lift lies
 beyond what any usual subgraph gets, while the lift of an honest hit is spread over those who like its kind. The cloud
-ranks for users of its own, none of whom holds a trigger that it has not seen, and tells devices the most that they
-get.
+ranks for users of its own and tells devices the most that nearly all of them get. It holds while fewer than
+1 - ``quantile`` of these users are the attacker's own, with the trigger in the cloud's log, or like the target anyway.
 """
 
 from __future__ import annotations

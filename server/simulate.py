@@ -58,11 +58,14 @@ def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Pr
         return finish(config, run, result)
 
 
-def prepare(config: Config, run: RunFolder, progress: Progress = silent) -> Deployment:
-    """Data, then the cloud model: trained, or read from the run folder where that was done before."""
+def prepare(config: Config, run: RunFolder, progress: Progress = silent, split: Split | None = None) -> Deployment:
+    """Data, then the cloud model: trained, or read from the run folder where that was done before.
+
+    ``split``: the data of the configuration as somebody left them, in place of these.
+    """
     _require_known_names(config)
     progress("data", 0, 1, config.data.dataset)
-    split = load_split(config.data, config.split)
+    split = split or load_split(config.data, config.split)
     progress("data", 1, 1, f"{len(split.train):,} training clicks, the cloud sees {len(split.cloud):,}")
     _require_same_data(run, split)
     require_root(config, split.cloud)

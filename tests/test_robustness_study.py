@@ -61,6 +61,16 @@ def test_an_attack_without_its_clean_run_is_not_compared():
     assert "worst_ndcg_loss_20pct" not in headline(CLEAN + elsewhere, RULE)
 
 
+def test_a_trial_with_an_override_is_not_in_the_headline():
+    trial = row(RULE, "ipm", 0.01, set=["federation.rounds=1"])
+    assert headline([*CLEAN, row(RULE, "ipm", 0.09), trial], RULE)["worst_ndcg_loss_20pct"] == pytest.approx(0.5)
+
+
+def test_rows_that_were_told_of_another_share_are_compared_with_each_other_only():
+    told = [row(RULE, "none", 0.1, tolerate=0.1), row(RULE, "ipm", 0.09, tolerate=0.1)]
+    assert headline([*CLEAN, *told], RULE)["worst_ndcg_loss_20pct"] == pytest.approx(0.1)
+
+
 def test_an_attack_without_a_target_is_run_once_whatever_the_targets():
     attacks = [(cell["attack"], cell["targets"]) for cell in planned("ipm,pip-attack,none", "tail,head")]
     assert attacks == [
@@ -116,7 +126,8 @@ def test_evasion_is_told_by_how_much_was_inserted():
 
 
 def test_a_slow_row_does_not_make_a_rule_slow():
-    rows = [row(RULE, "ipm", 0.1, seed=seed, seconds_a_round=seconds) for seed, seconds in enumerate((0.2, 0.3, 90.0))]
+    rows = [row(RULE, "none", 0.1, seed=seed, seconds_a_round=seconds) for seed, seconds in enumerate((0.2, 0.3, 90.0))]
+    rows += [row(RULE, "adaptive", 0.1, seconds_a_round=60.0)]  # most of it the attacker's search
     assert f"| {RULE} |\n| --- |\n| 0.300 |" in tables(rows, "d")
 
 

@@ -90,6 +90,24 @@ def test_whoever_copies_honest_rows_to_have_them_removed_needs_a_crowd_for_each(
     assert len(removed) <= 18 / (0.08 * 100)
 
 
+def summed(victims: int, groups: int, colluders: int = 18, among: int = 82) -> torch.Tensor:
+    """Honest rows, then ``groups`` of colluders of whom each sends the sum of other ``victims`` honest rows."""
+    rows_KP = honest(among)
+    sums_GP = torch.stack([rows_KP[group * victims : (group + 1) * victims].sum(dim=0) for group in range(groups)])
+    return torch.cat([rows_KP, sums_GP[torch.arange(colluders) // (colluders // groups)]])
+
+
+@pytest.mark.parametrize("victims", [1, 2, 3, 5, 8, 12])
+def test_a_sum_of_honest_rows_removes_few_of_them_however_many_it_resembles(victims):
+    removed = set(range(82)) - set(left(summed(victims, groups=2)))
+    assert len(removed) <= 2 * (10 / 0.8 - 9)  # (c + 1) / overlap - c for each of two crowds of nine
+
+
+def test_sums_of_many_rows_do_not_switch_the_screen_off():
+    rows_KP = torch.cat([summed(6, groups=6), wish(12)])
+    assert not set(left(rows_KP)) & set(range(100, 112))
+
+
 def test_where_most_rows_repeat_each_other_nobody_is_left_out():
     assert len(left(torch.cat([honest(6), wish(14)]))) == 20
 
@@ -102,7 +120,7 @@ def test_fewer_users_than_it_compares_with_stay():
     assert left(wish(3)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("options", [{"others": 0}, {"least": 0.0}, {"bound": -1.0}, {"crowd": 0.0}])
+@pytest.mark.parametrize("options", [{"others": 0}, {"least": 0.0}, {"bound": -1.0}, {"crowd": 0.0}, {"overlap": 1.5}])
 def test_a_parameter_out_of_range_is_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CollusionScreening(**options)

@@ -12,6 +12,7 @@ from cli.attack_options import clean_options
 
 Row = dict[str, Any]
 PLAIN, NONE, SHARE = ("mean", "mean-by-part"), "none", 0.2
+BESIDE = ("dataset", "targets", "tolerate")  # in which an attacked row and the clean one beside it agree
 LEAST_GAIN = 0.005  # NDCG@10; of a smaller gain a share says nothing
 SLACK = 0.01  # added to both exposures of a ratio: a clean exposure is often 0
 
@@ -26,7 +27,7 @@ def headline(rows: Sequence[Row], rule: str) -> dict[str, float]:
     worst_er10_rise_20pct: largest difference of the same two. Reject rates: of the attack that has most rejected, none
     included. attacks_judged, least_seeds: attacks of which the worst is taken, and seeds of the one that has fewest.
     """
-    at_20pct = [row for row in rows if row["malicious"] == SHARE]
+    at_20pct = [row for row in rows if row["malicious"] == SHARE and not row.get("set")]  # trials are not of the study
     ours = [row for row in at_20pct if row["rule"] == rule]
     compared = [(part, clean) for part in _groups(ours) if (clean := _clean_beside(part, ours))]
     if not rule or not ours:
@@ -70,16 +71,16 @@ def _groups(rows: Sequence[Row], clean: bool = False) -> list[list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if clean or row["attack"] != NONE:
-            key = repr([row[name] for name in ("dataset", "targets", "attack", "options")])
+            key = repr([row.get(name) for name in (*BESIDE, "attack", "options")])
             groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
 def _clean_beside(part: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     """Clean rows of the logs, targets and seeds of ``part`` that leave out the same users."""
-    wanted = {tuple(row[name] for name in ("dataset", "targets", "seed")) for row in part}
+    wanted = {tuple(row.get(name) for name in (*BESIDE, "seed")) for row in part}
     clean = [row for row in rows if row["attack"] == NONE and part and row["options"] == beside(part[0])]
-    return [row for row in clean if tuple(row[name] for name in ("dataset", "targets", "seed")) in wanted]
+    return [row for row in clean if tuple(row.get(name) for name in (*BESIDE, "seed")) in wanted]
 
 
 def beside(row: Row) -> dict[str, Any]:

@@ -17,19 +17,24 @@ class CollusionScreening:
     """A row that at least ``others`` rows repeat is divided by one more than their number, so that they count as one
     row together; a row that as many as ``crowd`` of the round repeat is left out.  O(K²·P).
 
-    A row repeats another where their cosine is above ``least`` and above the round's median, over users, of the cosine
-    with the ``others``-th most similar row, by ``bound`` robust standard deviations (1.4826 MAD). One user's update is
+    Two rows resemble each other where their cosine is above ``least`` and above the round's median, over users, of the
+    cosine with the ``others``-th most similar row, by ``bound`` robust standard deviations (1.4826 MAD), or above
+    ``most``, since colluders who make many honest rows have likenesses move that median. They repeat
+    each other where also the sets of rows that they resemble, themselves included, have ``overlap`` of their union in
+    common: a sum of honest rows resembles each of these, and they do not resemble each other. One user's update is
     mostly its own: two honest users seldom resemble each other, colluders who send one wish do. Who hides the wish in
-    noise of its own passes, with as much less of it. Colluders who copy an honest row to have it taken for theirs lose
-    their own rows with it, and must be a crowd for each whom they remove: f of K remove f / (crowd·K) at the most.
-    Where more than half of a round is repeated, rows resemble each other for another reason, such as a first round, and
-    all stay as they are. Needs more users than ``others``.
+    noise of its own passes, with as much less of it. Colluders who copy honest rows to have them taken for theirs lose
+    their own rows with them, and a crowd of c rows removes at most (c + 1) / overlap - c others. Where more than half
+    of a round is repeated, rows resemble each other for another reason, such as a first round, and all stay as they
+    are. Needs more users than ``others``.
     """
 
     others: int = 3
     crowd: float = 0.08
     least: float = 0.4
+    most: float = 0.9
     bound: float = 2.5
+    overlap: float = 0.8
 
     source = "fedquilt, after FoolsGold (Fung et al. 2020, arXiv:1808.04866), within one round"
     cost = "K²·P"
@@ -38,8 +43,10 @@ class CollusionScreening:
     def __post_init__(self) -> None:
         require_count("others", self.others, least=1)
         require_number("least", self.least)
-        if not 0 < self.crowd <= 1:
-            raise ValueError(f"crowd must be above 0 and at most 1, got {self.crowd!r}")
+        require_number("most", self.most)
+        for name in ("crowd", "overlap"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)!r}")
         require_number("bound", self.bound)
 
     def __call__(
@@ -49,7 +56,7 @@ class CollusionScreening:
         repeats_K = self._repeats(updates_KP)
         if not 0 < 2 * int((repeats_K > 0).sum()) <= k:
             return updates_KP, weights_K, context
-        kept = torch.nonzero(repeats_K < max(self.others, self.crowd * k)).flatten()
+        kept = torch.nonzero(repeats_K < self.crowd * k).flatten()
         weights, chosen = weights_K[kept], kept.numpy()
         ids_K = None if context.client_ids_K is None else context.client_ids_K[chosen]
         nodes_K = None if context.nodes_K is None else context.nodes_K[chosen]
@@ -65,5 +72,16 @@ class CollusionScreening:
         alike_K = alike_KK.topk(self.others, dim=1).values[:, -1]
         middle = alike_K.quantile(0.5)
         spread = _MAD * (alike_K - middle).abs().quantile(0.5)
-        repeats_K = (alike_KK > torch.clamp(middle + self.bound * spread, min=self.least)).sum(dim=1)
+        resembles_KK = alike_KK > torch.clamp(middle + self.bound * spread, min=self.least, max=self.most)
+        some = torch.nonzero(resembles_KK.sum(dim=1) >= self.others).flatten()
+        repeats_K = torch.zeros(len(updates_KP), dtype=torch.int64)
+        repeats_K[some] = self._repeated(resembles_KK[some], some)
         return torch.where(repeats_K >= self.others, repeats_K, 0)
+
+    def _repeated(self, resembles_SK: torch.Tensor, some: torch.Tensor) -> torch.Tensor:
+        """int [S]: how many rows each of ``some`` repeats. Rows that resemble too few are in nobody's crowd."""
+        resembles_SK[torch.arange(len(some)), some] = True
+        sets_SK = resembles_SK.to(torch.float32)
+        both_SS, sizes_S = sets_SK @ sets_SK.T, sets_SK.sum(dim=1)
+        share_SS = both_SS / (sizes_S[:, None] + sizes_S - both_SS)
+        return (resembles_SK[:, some] & (share_SS >= self.overlap)).sum(dim=1) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,21 +18,25 @@ _SHOWN = ("item_bias", "item_out.")  # what lifts an item in lists; "item_in" ac
 @dataclass(frozen=True)
 class SupportScreening:
     """Left out is whoever pushes an item whose support is above ``factor`` times the ``quantile`` over items of the
-    round's supports and above ``share`` of the round's users.  O(K·P).
+    round's supports and above ``share`` of the round's users, as hard as its other pushers or less.  O(K·P).
 
-    In each tensor of items' output rows, user k's push of item i is |x_ki| / t if its bias of i does not fall, else 0;
-    t is the round's median of users' longest rows. An item's support is how many push it by ``least`` or more, however
-    hard. A softmax loss lifts the few items that a user clicked and lowers all others, so honest pushes are few and far
-    from faint, and even a hit is pushed by few of a round, while a promotion that is to move lists is pushed by all
-    colluders. The whole row is left out: of a target that loses only its own rows, the rest of the colluders' updates
-    goes on. Colluders fewer than the bound pass, and those who push less than ``least``. More than half of a round left
-    out: nobody is. A patch without rows of items passes. MissingContextError without a patch spec.
+    User k's push of item i is what its update adds to i's score for a usual user: x_ki in the bias, <x_ki, g> in the
+    output rows, where g is the mean direction of the rows that users lift most; in units of the round's median of
+    users' longest rows. An item's support is how many push it by ``least`` or more, however hard. A softmax loss lifts
+    the few items that a user clicked and lowers all others, so honest pushes are few and far from faint, and even a
+    hit is pushed by few of a round, while a promotion that is to move lists is pushed by all colluders. Of an item's
+    pushers those stay who push more than ``alike`` times as hard as their median: who faintly pushes others' hits has
+    no clicker left out. The whole row is left out: of a target that loses only its own rows, the rest of the
+    colluders' updates goes on. Items with most support come first, and one whose pushers would be more than half of the
+    round with those before is passed over. Colluders fewer than the bound pass, and those who lift an item for unusual
+    users only. A patch without rows of items passes. MissingContextError without a patch spec.
     """
 
     factor: float = 2.5
     quantile: float = 0.98
     share: float = 0.14
     least: float = 0.02
+    alike: float = 3.0
 
     source = "fedquilt"
     cost = "K·P"
@@ -39,6 +44,7 @@ class SupportScreening:
 
     def __post_init__(self) -> None:
         require_number("factor", self.factor)
+        require_number("alike", self.alike)
         for name in ("quantile", "share", "least"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)!r}")
@@ -50,7 +56,7 @@ class SupportScreening:
         if context.spec is None:
             raise missing(self, "the layout of the patch", "run it in a federation")
         kept = torch.nonzero(~self._pushing(updates_KP, context.spec)).flatten()
-        if len(kept) == k or 2 * len(kept) < k:
+        if len(kept) == k:
             return updates_KP, weights_K, context
         weights, chosen = weights_K[kept], kept.numpy()
         ids_K = None if context.client_ids_K is None else context.client_ids_K[chosen]
@@ -58,25 +64,44 @@ class SupportScreening:
         return updates_KP[kept], weights / weights.sum(), replace(context, client_ids_K=ids_K, nodes_K=nodes_K)
 
     def _pushing(self, updates_KP: torch.Tensor, spec: PatchSpec) -> torch.Tensor:
-        """bool [K]: pushes an item with too much support."""
+        """bool [K]: pushes an item with too much support; at most half of the users."""
         found_K = torch.zeros(len(updates_KP), dtype=torch.bool)
-        falls_KI = updates_KP[:, spec.slices["item_bias"]] < 0 if "item_bias" in spec.slices else None
-        for name, (place, width) in item_tensors(spec).items():
-            if name.startswith(_SHOWN):
-                pushes_KI = _pushes(updates_KP[:, place].reshape(len(updates_KP), -1, width), falls_KI)
-                pushes_KI = pushes_KI >= self.least
-                support_I = pushes_KI.sum(0, dtype=updates_KP.dtype)
-                usual = self.factor * float(support_I.quantile(self.quantile))
-                too_many_I = support_I > max(usual, self.share * len(updates_KP))
-                found_K |= pushes_KI[:, too_many_I].any(dim=1)
+        for pushes_KI in _pushes(updates_KP, spec):
+            does_KI = pushes_KI >= self.least
+            support_I = does_KI.sum(0, dtype=updates_KP.dtype)
+            bound = max(self.factor * float(support_I.quantile(self.quantile)), self.share * len(updates_KP))
+            for item in support_I.argsort(descending=True, stable=True).tolist():
+                if support_I[item] <= bound:
+                    break
+                more_K = found_K | (does_KI[:, item] & self._alike(pushes_KI[:, item], does_KI[:, item]))
+                found_K = more_K if 2 * int(more_K.sum()) <= len(found_K) else found_K
         return found_K
 
+    def _alike(self, pushes_K: torch.Tensor, does_K: torch.Tensor) -> torch.Tensor:
+        """bool [K]: pushes no more than ``alike`` times as hard as the median of those who do."""
+        return pushes_K <= self.alike * pushes_K[does_K].quantile(0.5)
 
-def _pushes(rows_KIW: torch.Tensor, falls_KI: torch.Tensor | None) -> torch.Tensor:
-    """[K, I], in units of the median of users' longest rows."""
-    lengths_KI = rows_KIW.norm(dim=2)
-    if falls_KI is not None:
-        lengths_KI = lengths_KI.masked_fill(falls_KI, 0)
-    longest_K = lengths_KI.max(dim=1).values
-    some = longest_K[longest_K > 0]
-    return lengths_KI / some.median() if len(some) else lengths_KI
+
+def _pushes(updates_KP: torch.Tensor, spec: PatchSpec) -> Iterator[torch.Tensor]:
+    """[K, I] for each tensor that lifts items in lists, in units of the median of users' longest rows."""
+    bias_KI = updates_KP[:, spec.slices["item_bias"]] if "item_bias" in spec.slices else None
+    for name, (place, width) in item_tensors(spec).items():
+        if name.startswith(_SHOWN):
+            rows_KIW = updates_KP[:, place].reshape(len(updates_KP), -1, width)
+            longest_K = rows_KIW.norm(dim=2).max(dim=1).values
+            some = longest_K[longest_K > 0]
+            unit = some.median() if len(some) else torch.ones(())
+            yield (rows_KIW @ _usual_direction(rows_KIW, bias_KI)) / unit
+
+
+def _usual_direction(rows_KIW: torch.Tensor, bias_KI: torch.Tensor | None) -> torch.Tensor:
+    """[W], of length 1 or 0: the mean over users of the direction of the row that each lifts most.
+
+    That is the one whose bias rises most, and the longest in a patch without biases. A clicked item's row moves towards
+    its user's vector, so this is a usual user's. Biases, which are one wide, point up.
+    """
+    if rows_KIW.shape[2] == 1:
+        return torch.ones(1, dtype=rows_KIW.dtype)
+    lifted_K = (rows_KIW.norm(dim=2) if bias_KI is None else bias_KI).argmax(dim=1)
+    directions_KW = torch.nn.functional.normalize(rows_KIW[torch.arange(len(rows_KIW)), lifted_K], dim=1)
+    return torch.nn.functional.normalize(directions_KW.mean(dim=0), dim=0)
