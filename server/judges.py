@@ -16,6 +16,7 @@ from fedquilt.metrics import ragged
 from fedquilt.seeds import generator_for
 from fedquilt.types import PatchSpec
 from models.kernel import Graphs, KernelWeights, all_scores, user_vectors
+from server.root import one_thread
 
 APART = 4  # clicks between two moments of a user
 _AT_ONCE = 256  # moments
@@ -32,7 +33,7 @@ class Judges:
 
     def scores(self, patch_P: np.ndarray | None) -> np.ndarray:
         """float32 [J, I] under the shared patch without inner steps; None: the base model's."""
-        with torch.no_grad():
+        with one_thread(), torch.no_grad():  # with more threads sums, and so what is served, differ in the last bits
             return np.concatenate([self._scores(part, patch_P) for part in self.graphs])
 
     def _scores(self, graphs: Graphs, patch_P: np.ndarray | None) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,16 @@ class LiftCeiling:
     scores: Callable[[np.ndarray | None], np.ndarray]
     quantile: float
 
+    @cached_property
+    def _base_JI(self) -> torch.Tensor:
+        return torch.from_numpy(self.scores(None))
+
     def over(self, patch_P: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """(float32 [I], the ``quantile`` over judges of each item's lift; {"median", "most"} of these over items).
 
         All zero, so that no item is lifted, for a patch whose scores are not finite.
         """
-        lifts_JI = lifts(torch.from_numpy(self.scores(patch_P)), torch.from_numpy(self.scores(None))).numpy()
+        lifts_JI = lifts(torch.from_numpy(self.scores(patch_P)), self._base_JI).numpy()
         if not np.isfinite(lifts_JI).all():
             lifts_JI = np.zeros_like(lifts_JI)
         ceiling_I: np.ndarray = np.quantile(lifts_JI, self.quantile, axis=0).astype(np.float32)

@@ -81,7 +81,7 @@ class RootData:
         size, seed = self.config.defence.root_users, self.config.seed
         users_K, draw = draw_cohort(seed, round_, self.users_U, size, USE)
         total_P = np.zeros(self.spec.num_parameters, np.float64)
-        with _one_thread():
+        with one_thread():
             for chunk in _chunks(users_K):
                 cohort = self._builder.training_cohort(chunk, round_, key_for(seed, use="root-moments"))
                 nothing_UR = np.zeros((len(chunk), self._personaliser.personal_size), np.float32)
@@ -96,7 +96,7 @@ class RootData:
         From the subgraph of their clicks before it, under the shared patch without inner steps. 0 where scores are not
         finite.
         """
-        with _one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             total = sum(len(users) * self._ndcg(users, patch_P) for users in _chunks(self._judges))
         return total / len(self._judges)
 
@@ -136,7 +136,7 @@ def _chunks(users: np.ndarray) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """So that the bits do not depend on the machine's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

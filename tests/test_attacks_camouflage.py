@@ -87,3 +87,13 @@ def test_where_nothing_counts_the_whole_crew_pushes():
 def test_a_crew_is_a_share_of_the_colluders(crews):
     with pytest.raises(ConfigError, match="crews"):
         make_attack("camouflage", {"crews": crews})
+
+
+def test_a_quiet_row_lets_the_targets_bias_fall_by_a_hair():
+    rows_KP = np.random.default_rng(0).standard_normal((20, P)).astype(np.float32)
+    spec = PatchSpec((("item_bias", (P // 2,)), ("item_out.factors", (P // 2, 1))))
+    attack = make_attack("camouflage", {"inner": "ipm", "quiet": True})
+    view = View(1, np.arange(5), own_rows(rows_KP), np.zeros(P, np.float32), spec, 1.0, np.array([3]),
+                np.random.default_rng(1), attack.knows, benign=rows_KP[5:], oracle=mean_rule)  # fmt: skip
+    biases_M = attack.rows(view)[:, 3]
+    assert ((biases_M < 0) & (biases_M > -1e-6)).all()

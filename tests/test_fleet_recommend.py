@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 from types import SimpleNamespace
 
 import grpc
@@ -275,6 +276,26 @@ def test_an_offer_that_does_not_fit_is_not_ranked(world):
     with pytest.raises(DataError, match="lacks"):
         rank(offer, np.append(world.clicks, 100), 5)
     assert config_of(offer) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "dtype", "words"),
+    [(1, 1024, np.int32, "no more than the message has bytes"), (0, 8, np.int64, "int32 is expected")],
+)
+def test_a_small_offer_does_not_take_much_memory(rows, width, dtype, words):
+    count = 50_000
+    none = np.zeros((count, 0), np.float32)
+    base = {"item_vectors": none, "item_bias": none}
+    base |= {"neighbour_items": np.full((count, width), -1, dtype), "neighbour_weights": np.zeros((count, width))}
+    base["neighbour_items"][:rows] = 0
+    whole = np.arange(count)
+    data = write_offer(Offer("", 1, count, whole, whole[:1], base, np.zeros(0, np.float32)))
+    tracemalloc.start()
+    with pytest.raises(WireError, match=words):
+        read_offer(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * len(data)
 
 
 def test_damaged_offers_are_refused_in_words(world):

@@ -76,6 +76,59 @@ def test_a_faint_push_counts_as_one_whoever_makes_it():
     assert len(left(torch.cat([honest(), promoting(16, by=0.05)]))) == K
 
 
+def quiet(count: int) -> torch.Tensor:
+    """Honest rows that raise the target by its row and let its bias fall by a hair."""
+    rows_KP = promoting(count)
+    SPEC.views(rows_KP)["item_bias"][:, TARGET] = -1e-7
+    return rows_KP
+
+
+def test_a_bias_that_falls_by_a_hair_hides_nothing():
+    assert left(torch.cat([honest(), quiet(16)])) == list(range(K))
+
+
+@pytest.mark.parametrize("tensor", ["item_bias", "item_out.factors"])
+def test_a_push_in_one_tensor_alone_is_seen(tensor):
+    rows_KP = promoting(16)
+    SPEC.views(rows_KP)["item_out.factors" if tensor == "item_bias" else "item_bias"][:, TARGET] = 0
+    assert not set(left(torch.cat([honest(), rows_KP]))) & set(range(K, K + 16))
+
+
+def test_a_row_that_lifts_an_item_for_unusual_users_only_is_no_push():
+    rows_KP = honest(16, seed=1)
+    SPEC.views(rows_KP)["item_out.factors"][:, TARGET] = torch.tensor([1.0, -1.0])  # at right angles to all of ours
+    assert len(left(torch.cat([honest(), rows_KP]))) == K + 16
+
+
+def hits(count: int, item: int, seed: int = 3) -> torch.Tensor:
+    rows_KP = honest(count, seed).numpy()
+    for row_P in rows_KP:
+        raise_items(row_P, np.array([item]), 0.8)
+    return torch.from_numpy(rows_KP)
+
+
+def test_who_faintly_pushes_a_hit_does_not_have_its_clickers_left_out():
+    clickers, framing = hits(6, TARGET), honest(16, seed=1)
+    for row_P in framing.numpy():
+        raise_items(row_P, np.array([TARGET]), 0.03)
+    ids = left(torch.cat([honest(), clickers, framing]))
+    assert ids == list(range(K + 6))
+
+
+def test_pushing_many_hits_does_not_switch_the_screen_off():
+    clickers = [hits(7, item, seed=10 + item) for item in (20, 21, 22)]
+    loud = promoting(18).numpy()
+    for row_P in loud:
+        raise_items(row_P, np.array([20, 21, 22]), 0.8)
+    rows_KP = torch.cat([honest(), *clickers, torch.from_numpy(loud)])
+    assert not set(left(rows_KP)) & set(range(K + 21, K + 39))
+
+
+def test_of_one_colluder_of_extreme_length_the_unit_of_pushes_knows_nothing():
+    rows_KP = torch.cat([honest(), promoting(16), 1000 * promoting(1, seed=5)])
+    assert not set(left(rows_KP)) & set(range(K, K + 16))
+
+
 def test_as_few_as_a_hit_has_stay():
     assert len(left(torch.cat([honest(), promoting(3)]), share=0.2)) == K + 3
 
@@ -106,7 +159,9 @@ def test_without_a_layout_it_says_what_is_missing():
         left(honest(), spec=None)
 
 
-@pytest.mark.parametrize("options", [{"factor": 0.0}, {"quantile": 1.5}, {"share": 0.0}, {"least": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"factor": 0.0}, {"quantile": 1.5}, {"share": 0.0}, {"least": -1.0}, {"alike": 0.0}]
+)
 def test_a_parameter_out_of_range_is_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SupportScreening(**options)

@@ -54,9 +54,7 @@ def tables(rows: Sequence[Row], dataset: str) -> str:
     if tried := [row for row in usual if "evasion" in row]:
         parts.append(f"Evasion, users who see the target after so many insertions:\n\n{_evasions(tried)}")
     if clean := [row for row in usual if row["attack"] == NONE]:
-        parts.append(
-            f"Seconds a round without attack, median, evaluations and ceilings not in it:\n\n{_seconds(clean)}"
-        )
+        parts.append(f"Seconds a round without attack, median, without evaluations:\n\n{_seconds(clean)}")
     others = [row for row in ours if row["malicious"] != USUAL and row["targets"] == "tail"]
     head = [row for row in ours if row["malicious"] == USUAL and row["targets"] == "head"]
     for what, part in (("other shares of malicious users", others), ("head targets", head)):
