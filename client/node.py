@@ -23,7 +23,7 @@ from client.charge import charged, charged_by_norms, least
 from client.device_ledger import DELTA, DeviceLedger, device_event
 from client.noise import private_reply
 from client.privatise import OVER_LIMIT, privatise
-from client.promises import require_round_noise, require_terms
+from client.promises import require_clipping, require_round_noise, require_terms
 from client.store import PersonalStore
 from client.task import LocalTask, LocalUpdates, TaskFactory, under
 from fedquilt.code import code_hash
@@ -95,6 +95,7 @@ class Node:
         By norms, the price is known after the work: users without room for it are left out as if they had done none.
         """
         all_K, dimension, by_norms = order.client_ids_K, len(order.patch_P), self.config.privacy.device_norms
+        require_clipping(terms, self.config)
         require_round_noise(terms, self.config.privacy, dimension)
 
         def event_of(ids_K: np.ndarray, digest: str = "") -> DeviceRound:

@@ -53,8 +53,8 @@ def node(folder, by_norms=True, limit=0.0, task=Rows, upload_entries=0) -> Node:
     return Node(made, store, config, DeviceLedger(folder / "device.sqlite", limit, DELTA))
 
 
-def order(round_: int, users=(FULL, HALF, TINY)) -> TrainOrder:
-    terms = Terms("r", "central", C, 1.0, DELTA, f"{round_}:a")
+def order(round_: int, users=(FULL, HALF, TINY), norm=C, noise=1.0) -> TrainOrder:
+    terms = Terms("r", "central", norm, noise, DELTA, f"{round_}:a")
     standing = Standing(toy_task.SPEC.hash, "c", "b")
     return TrainOrder(standing, round_, round_ - 1, np.array(users), np.zeros(P, np.float32), terms.to_json())
 
@@ -120,6 +120,13 @@ def test_a_row_longer_than_the_clipping_norm_counts_whole(tmp_path):
     reply = device.train(order(1, (FULL,)))
     assert np.linalg.norm(reply.updates_KP) == pytest.approx(C, rel=1e-4)
     assert [event.norm_share for event in events(device.ledger.path)] == [1.0]
+
+
+def test_an_order_with_a_huge_clipping_norm_gets_no_rows_for_a_sixteenth_of_their_price(tmp_path):
+    device = node(tmp_path)
+    with pytest.raises(PrivacyError, match=r"rows of norm 1e\+06, the deployment for 0.5"):
+        device.train(order(1, norm=1e6))
+    assert not device.ledger.path.exists()
 
 
 @pytest.mark.parametrize("upload_entries", [0, 2])
