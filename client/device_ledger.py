@@ -7,7 +7,7 @@ run's ledger had come: a cloud that shows an older copy afterwards is refused.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.accountants import ACCOUNTANTS, Atom, atom_of
 from fedquilt.privacy.book import read_book
+from fedquilt.privacy.device_events import digests_of, of_users, release_key
 from fedquilt.privacy.distributed import DistributedNoise
 from fedquilt.privacy.events import Deviation, DeviceRound, ids_hash
 from fedquilt.privacy.gaussian import require_epsilon
@@ -36,7 +37,7 @@ class _Account:
     file: tuple[int, int] = (0, 0)  # device and inode: an open database outlives its file's removal or replacement
     spent: dict[Atom, Counter[int]] = field(default_factory=dict)
     rounds: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)
-    sent: set[tuple[str, int, str, str]] = field(default_factory=set)
+    sent: dict[tuple[Hashable, ...], set[str]] = field(default_factory=dict)  # digests of users' bytes, by release
     heads: dict[str, Head] = field(default_factory=dict)
     neighbours: str = ""
     remarks: set[Deviation] = field(default_factory=set)
@@ -46,7 +47,7 @@ class _Account:
         assert atom is not None  # a round of a device always costs
         self.spent.setdefault(atom, Counter()).update(users)
         self.rounds.setdefault((event.run, event.round_, event.mechanism), set()).update(users)
-        self.sent.add(_key(event))
+        self.sent.setdefault(release_key(event), set()).update(digests_of(event, ids_K))
         self.neighbours = event.neighbours
         if event.run_head:
             self.heads[event.run] = Head.parse(event.run_head)
@@ -77,7 +78,10 @@ class DeviceLedger:
                 raise PrivacyError(f"a device's delta lies in (0, 1); got {delta:g}: see fedquilt device --delta")
 
     def admit(self, event: DeviceRound, ids_K: np.ndarray) -> np.ndarray:
-        """Mask [K] of the users with room for the round. LedgerError where the cloud's ledger went back."""
+        """Before the work: mask [K] of users with room for the round. LedgerError where the cloud's ledger went back.
+
+        Who was charged for the round already may send the same bytes again, which ``room`` knows after the work.
+        """
         account = self._account()
         self._require_head(account, event)
         if event.delta > self.most_delta:
@@ -94,18 +98,28 @@ class DeviceLedger:
         more_K = np.array([user not in already for user in ids_K.tolist()], np.int64)
         return self._within(account, event, ids_K, more_K)
 
+    def room(self, event: DeviceRound, ids_K: np.ndarray) -> np.ndarray:
+        """After the work: mask [K] of the users with room for what they would send, or charged for these bytes already.
+
+        Each user's place depends on that user's own account and bytes alone.
+        """
+        account = self._account()
+        return self._within(account, event, ids_K, _more(account, event, ids_K))
+
     def record(self, events: Sequence[tuple[DeviceRound, np.ndarray]]) -> None:
         """(event, its users [K]) of one reply, no user in two: on disk when this returns. PrivacyError: send nothing.
 
-        The same bytes of the same round are charged once. Nothing is recorded unless there is room for all.
+        A user is charged once for the same bytes of the same round. Nothing is recorded unless there is room for all,
+        which ``room`` tells before.
         """
         account = self._account()
-        new = [(event, ids_K) for event, ids_K in events if len(ids_K) and _key(event) not in account.sent]
+        more = [(event, ids_K, _more(account, event, ids_K) > 0) for event, ids_K in events]
+        new = [of_users(event, ids_K, more_K) for event, ids_K, more_K in more if more_K.any()]
         for event, ids_K in new:
             if not self._within(account, event, ids_K, np.ones(len(ids_K), np.int64)).all():
                 raise PrivacyError(
-                    f"round {event.round_} was sent before, with other updates; sending it again would exceed the"
-                    f" device's limit of epsilon {self.limit:g}: nothing is sent"
+                    f"round {event.round_}: users without room under the device's limit of epsilon {self.limit:g} are"
+                    " among those who would send: nothing is sent"
                 )
         for event, ids_K in new:
             entry = account.ledger.append(event, ids_K)
@@ -207,8 +221,10 @@ def distributed_noise(terms: Terms, dimension: int) -> DistributedNoise:
     return DistributedNoise(terms.noise, z, norm, terms.shares, dimension, terms.dropout_margin)
 
 
-def _key(event: DeviceRound) -> tuple[str, int, str, str]:
-    return event.run, event.round_, event.cohort_hash, event.release_digest
+def _more(account: _Account, event: DeviceRound, ids_K: np.ndarray) -> np.ndarray:
+    """Times [K] that users would be charged: 0 for whom exactly these bytes are charged already, else 1."""
+    sent = account.sent.get(release_key(event), set())
+    return np.array([digest not in sent for digest in digests_of(event, ids_K)], np.int64)
 
 
 def epsilon_once(event: DeviceRound, delta: float) -> float:

@@ -92,14 +92,15 @@ class Node:
     def _train_privately(self, order: TrainOrder, terms: Terms) -> TrainReply | SharesReply:
         """Users with room in their budget work; what they send is on the device's ledger before it leaves.
 
-        By norms, the price is known after the work: users without room for it are left out as if they had done none.
+        By norms, or where a round is asked again and the same bytes cost nothing, the price is known after the work.
+        Users without room for it are left out as if they had done none.
         """
         all_K, dimension, by_norms = order.client_ids_K, len(order.patch_P), self.config.privacy.device_norms
         require_clipping(terms, self.config)
         require_round_noise(terms, self.config.privacy, dimension)
 
-        def event_of(ids_K: np.ndarray, digest: str = "") -> DeviceRound:
-            return device_event(terms, order.round_, ids_K, dimension, digest)
+        def event_of(ids_K: np.ndarray) -> DeviceRound:
+            return device_event(terms, order.round_, ids_K, dimension)
 
         first = event_of(all_K)
         ids_K = all_K[self.ledger.admit(least(first) if by_norms else first, all_K)]
@@ -114,7 +115,7 @@ class Node:
             self.source(terms),
         )
         sent = (charged_by_norms if by_norms else charged)(self.ledger, sent, event_of)
-        self._keep_personal(order, ids_K, local, sent.taking_part_K)
+        self._keep_personal(order, ids_K, local, sent.taking_part_K & np.isin(ids_K, sent.reply.client_ids_K))
         return _refusing(sent.reply, all_K)
 
     def terms(self, text: str) -> Terms:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.accountants import atom_of
-from fedquilt.privacy.device_events import DeviceRound
+from fedquilt.privacy.device_events import DeviceRound, release_key
 from fedquilt.privacy.event_base import Event
 from fedquilt.privacy.gaussian import gaussian_epsilon
 
@@ -55,14 +55,14 @@ def device_epsilons(
     not recorded.
     """
     mu2: defaultdict[int, float] = defaultdict(float)
-    sent = set[tuple[str, int, str, str]]()
+    sent = set[Hashable]()
     for event in events:
         if not isinstance(event, DeviceRound):
             continue
         atom, ids_K = atom_of(event), cohorts.get(event.cohort_hash)
         if atom is None or atom.mechanism != "gaussian" or ids_K is None:
             return None
-        key = event.run, event.round_, event.cohort_hash, event.release_digest
+        key = release_key(event), event.cohort_hash, event.release_digest
         if key not in sent:
             sent.add(key)
             z = atom.parameters[0]
