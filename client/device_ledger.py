@@ -17,7 +17,7 @@ import numpy as np
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.accountants import ACCOUNTANTS, Atom, atom_of
 from fedquilt.privacy.book import read_book
-from fedquilt.privacy.device_events import digests_of, of_users, release_key
+from fedquilt.privacy.device_events import NormedDeviceRound, digests_of, of_users, release_key
 from fedquilt.privacy.distributed import DistributedNoise
 from fedquilt.privacy.events import Deviation, DeviceRound, ids_hash
 from fedquilt.privacy.gaussian import require_epsilon
@@ -40,6 +40,8 @@ class _Account:
     sent: dict[tuple[Hashable, ...], set[str]] = field(default_factory=dict)  # digests of users' bytes, by release
     heads: dict[str, Head] = field(default_factory=dict)
     neighbours: str = ""
+    by_norms: bool = False  # it holds rounds charged by users' norms
+    discrete: bool = False  # it holds rounds of noise that is not Gaussian
     remarks: set[Deviation] = field(default_factory=set)
 
     def add(self, event: DeviceRound, ids_K: np.ndarray) -> None:
@@ -49,6 +51,8 @@ class _Account:
         self.rounds.setdefault((event.run, event.round_, event.mechanism), set()).update(users)
         self.sent.setdefault(release_key(event), set()).update(digests_of(event, ids_K))
         self.neighbours = event.neighbours
+        self.by_norms |= isinstance(event, NormedDeviceRound)
+        self.discrete |= event.noise != "gaussian"
         if event.run_head:
             self.heads[event.run] = Head.parse(event.run_head)
 
@@ -84,6 +88,7 @@ class DeviceLedger:
         """
         account = self._account()
         self._require_head(account, event)
+        self._require_one_filter(account, event)
         if event.delta > self.most_delta:
             raise PrivacyError(
                 f"run {event.run} promises its epsilon at delta {event.delta:g}, the owner of this device wants at most"
@@ -148,6 +153,17 @@ class DeviceLedger:
         delta = min(self.delta, event.delta)
         fits = [_epsilon(dict(zip(atoms, row.tolist(), strict=True)), delta) <= self.limit for row in patterns]
         return np.array(fits, bool)[place_K.reshape(-1)]
+
+    def _require_one_filter(self, account: _Account, event: DeviceRound) -> None:
+        """Costs that depend on users' data are proven to add up as exact Gaussians, not by RDP at its best order."""
+        by_norms, discrete = isinstance(event, NormedDeviceRound), event.noise != "gaussian"
+        if (by_norms and account.discrete) or (discrete and account.by_norms):
+            held, asked = "noise that is not Gaussian", "charges by norms"
+            raise PrivacyError(
+                f"{self.path} holds rounds of {held if by_norms else asked}, the order is for"
+                f" {asked if by_norms else held}: that one limit holds for both is not proven; use another device"
+                " folder for the other. Nothing is sent"
+            )
 
     def _require_head(self, account: _Account, event: DeviceRound) -> None:
         if (

@@ -227,6 +227,34 @@ def test_verify_holds_and_tells_the_user_who_has_spent_most(tmp_path):
     assert f"most spent by a single user of this device: epsilon {verdict.worst_user[DELTA]:.4f}" in printed.output
 
 
+def shares_round(round_: int):
+    terms = Terms("r", "distributed", C, 1.0, DELTA, f"{round_}:a", shares=10, noise="skellam")
+    return device_event(terms, round_, np.array([FULL]), P, f"d{round_}")
+
+
+def test_charges_by_norms_are_refused_on_a_ledger_of_noise_that_is_not_gaussian(tmp_path):
+    device = node(tmp_path)
+    device.ledger.record([(shares_round(1), np.array([FULL]))])
+    restarted()
+    with pytest.raises(PrivacyError, match="holds rounds of noise that is not Gaussian"):
+        device.train(order(2))
+    assert len(events(device.ledger.path)) == 1
+
+
+def test_noise_that_is_not_gaussian_is_refused_on_a_ledger_of_charges_by_norms(tmp_path):
+    device = node(tmp_path)
+    device.train(order(1))
+    restarted()
+    with pytest.raises(PrivacyError, match="holds rounds of charges by norms"):
+        device.ledger.admit(shares_round(2), np.array([FULL]))
+
+
+def test_by_the_clipping_norm_a_ledger_may_hold_both_kinds_of_noise(tmp_path):
+    device = node(tmp_path, by_norms=False)
+    device.ledger.record([(shares_round(1), np.array([FULL]))])
+    assert len(device.train(order(2)).client_ids_K) == 3
+
+
 # --- whole runs ---
 
 
