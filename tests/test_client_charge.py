@@ -24,6 +24,7 @@ from fedquilt.errors import FederationError, LedgerError, PrivacyError
 from fedquilt.privacy.events import NormedDeviceRound, from_json, to_json
 from fedquilt.privacy.gaussian import gaussian_epsilon
 from fedquilt.privacy.individual import device_epsilons
+from fedquilt.privacy.statement import statement
 from fedquilt.privacy.terms import Terms
 from fedquilt.privacy.verify import verify
 from fedquilt.wire import read_train_reply, write_train_reply
@@ -141,11 +142,21 @@ def test_ledger_records_and_patch_of_the_cloud_are_the_same_while_nobody_reaches
         result, run = federate(
             tmp_path / str(by_norms), private("central", device_norms=by_norms, device_epsilon=100.0)
         )
-        ledger = [to_json(event).replace(run.config.hash(), "") for event in events(run.path)]
+        told = [event for event in events(run.path) if "device_norms is on" not in getattr(event, "text", "")]
+        ledger = [to_json(event).replace(run.config.hash(), "") for event in told]
         heads = ("seconds", "privacy_head")  # of a ledger with times and a name of its own
         records = [{k: v for k, v in record.items() if k not in heads} for record in run.records("round")]
         seen.append((result.patch_P.tobytes(), ledger, records))
     assert seen[0] == seen[1]
+
+
+def test_every_statement_tells_that_users_are_charged_by_norms(tmp_path):
+    told = {}
+    for by_norms in (False, True):
+        _, run = federate(tmp_path / str(by_norms), private("central", {"rounds": 1}, device_norms=by_norms))
+        told[by_norms] = " ".join(statement(run.path)["deviations"])
+    assert "who declines, and when, depends on users' data" in told[True]
+    assert "device_norms" not in told[False]
 
 
 def test_shares_lie_nowhere_but_in_the_devices_own_ledgers(tmp_path):

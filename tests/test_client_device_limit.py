@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from private_toy import events, federate, private
+from private_toy import device_ledgers, events, federate, private
 
+from cli.device import device
 from client.device_ledger import DeviceLedger, device_event
 from fedquilt.errors import FederationError, PrivacyError
-from fedquilt.privacy.events import DeviceRound
+from fedquilt.privacy.events import DeviceRound, NormedDeviceRound
 from fedquilt.privacy.gaussian import gaussian_epsilon
 from fedquilt.privacy.terms import Terms
 from strategies.local import LocalRounds
@@ -59,6 +61,46 @@ def test_a_deployment_cannot_loosen_the_delta_of_an_owners_own_limit(tmp_path, m
         federate(tmp_path, config, **{"device-epsilon": 1.01 * once})
     sent = [event.cohort_size for path in tmp_path.glob("*/devices/privacy-*.sqlite") for event in events(path)]
     assert sum(sent) == 24  # each once: in two rounds, as two groups take turns
+
+
+@pytest.mark.parametrize(
+    ("own", "kind"),
+    [
+        ({}, NormedDeviceRound),  # the deployment's limit
+        ({"device-epsilon": 100.0}, DeviceRound),
+        ({"device-epsilon": 100.0, "device-norms": True}, NormedDeviceRound),
+    ],
+)
+def test_an_owners_own_limit_is_charged_by_norms_only_if_the_owner_says_so(tmp_path, own, kind):
+    config = private("norms", {"rounds": 1, "evaluate_every": 0}, device_epsilon=100.0)
+    _, run = federate(tmp_path, config, **own)
+    assert {type(event) for path in device_ledgers(run) for event in events(path)} == {kind}
+
+
+def test_an_owner_who_says_so_does_not_turn_norms_on_in_runs_without_them(tmp_path):
+    own = {"device-epsilon": 100.0, "device-norms": True}
+    _, run = federate(tmp_path, private("central", {"rounds": 1, "evaluate_every": 0}), **own)
+    assert {type(event) for path in device_ledgers(run) for event in events(path)} == {DeviceRound}
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_the_command_line_hands_on_what_the_owner_says_of_norms(tmp_path, monkeypatch, said):
+    given = {}
+
+    class Agent:
+        def __init__(self, server, keys, node_config):
+            given.update(node_config)
+
+        def run(self):
+            return None
+
+    monkeypatch.setattr("client.agent.Agent", Agent)
+    monkeypatch.setattr("cli.device._opens", lambda data, node_config: node_config)
+    untouched = SimpleNamespace(SIGTERM=0, SIGINT=0, signal=lambda number, handler: None)
+    monkeypatch.setattr("cli.device.signal", untouched)
+    (tmp_path / "log.npz").touch()
+    device(tmp_path / "log.npz", tmp_path, epsilon=3.0, charge_by_norms=said)
+    assert (given["device-epsilon"], given.get("device-norms", False)) == (3.0, said)
 
 
 def test_a_delta_that_is_none_is_refused(tmp_path):
