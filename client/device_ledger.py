@@ -17,8 +17,9 @@ import numpy as np
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.accountants import ACCOUNTANTS, Atom, atom_of
 from fedquilt.privacy.book import read_book
-from fedquilt.privacy.device_events import NormedDeviceRound, digests_of, of_users, release_key
+from fedquilt.privacy.device_events import DeviceLimit, NormedDeviceRound, digests_of, of_users, release_key
 from fedquilt.privacy.distributed import DistributedNoise
+from fedquilt.privacy.event_base import Event
 from fedquilt.privacy.events import Deviation, DeviceRound, ids_hash
 from fedquilt.privacy.gaussian import require_epsilon
 from fedquilt.privacy.ledger import Head, Ledger
@@ -43,6 +44,11 @@ class _Account:
     by_norms: bool = False  # it holds rounds charged by users' norms
     discrete: bool = False  # it holds rounds of noise that is not Gaussian
     remarks: set[Deviation] = field(default_factory=set)
+    limit: tuple[float, float] | None = None  # (epsilon, delta) that was last said
+
+    def append(self, event: Event, ids_K: np.ndarray | None = None) -> None:
+        entry = self.ledger.append(event, ids_K)
+        self.head = Head(entry.seq, entry.hash)
 
     def add(self, event: DeviceRound, ids_K: np.ndarray) -> None:
         atom, users = atom_of(event), ids_K.tolist()
@@ -126,9 +132,10 @@ class DeviceLedger:
                     f"round {event.round_}: users without room under the device's limit of epsilon {self.limit:g} are"
                     " among those who would send: nothing is sent"
                 )
+        if new:
+            self._say_limit(account, new[0][0])
         for event, ids_K in new:
-            entry = account.ledger.append(event, ids_K)
-            account.head = Head(entry.seq, entry.hash)
+            account.append(event, ids_K)
             account.add(event, ids_K)
 
     def remark(self, run: str, round_: int, text: str) -> None:
@@ -136,9 +143,15 @@ class DeviceLedger:
         account, event = self._account(), Deviation(run, round_, text)
         if event in account.remarks:
             return
-        entry = account.ledger.append(event)
-        account.head = Head(entry.seq, entry.hash)
+        account.append(event)
         account.remarks.add(event)
+
+    def _say_limit(self, account: _Account, event: DeviceRound) -> None:
+        """On the ledger, whenever it is another one than was said there: ``verify`` holds users' accounts to it."""
+        said = (self.limit, self.delta) if self.limit else None
+        if said != account.limit:
+            account.append(DeviceLimit(event.run, event.round_, self.limit, self.delta))
+            account.limit = said
 
     def _within(self, account: _Account, event: DeviceRound, ids_K: np.ndarray, more_K: np.ndarray) -> np.ndarray:
         if not self.limit:
@@ -274,4 +287,6 @@ def _read(path: Path) -> _Account:
             account.add(event, book.cohorts.get(event.cohort_hash, np.empty(0, np.int64)))
         if isinstance(event, Deviation):
             account.remarks.add(event)
+        if isinstance(event, DeviceLimit):
+            account.limit = (event.epsilon, event.delta) if event.epsilon else None
     return account

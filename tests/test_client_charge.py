@@ -8,7 +8,7 @@ import toy_task
 from charge_toy import DELTA, FULL, HALF, TINY, C, P, limit_of, node, order, restarted, sent
 from hypothesis import given
 from hypothesis import strategies as st
-from private_toy import MODES, device_ledgers, events, federate, private
+from private_toy import MODES, device_ledgers, events, federate, private, sendings
 from typer.testing import CliRunner
 
 import client.device_ledger as module
@@ -191,7 +191,7 @@ def test_a_round_that_is_asked_again_is_charged_once(tmp_path):
     first = sent(device.train(order(1)))
     restarted()
     assert sent(device.train(order(1))) == first
-    assert len(events(device.ledger.path)) == 3
+    assert len(sendings(device.ledger.path)) == 3
 
 
 @pytest.mark.parametrize("written", [1, 2, 3])
@@ -203,7 +203,7 @@ def test_a_device_killed_between_ledger_and_reply_sends_the_same_afterwards_and_
 
     def then_killed(ledger, event, ids_K):
         entry = append(ledger, event, ids_K)
-        if entry.seq == written:
+        if entry.seq == written + 1:  # after the device's limit
             raise KeyboardInterrupt
         return entry
 
@@ -213,7 +213,7 @@ def test_a_device_killed_between_ledger_and_reply_sends_the_same_afterwards_and_
     monkeypatch.undo()
     restarted()
     assert device.train(order(1)).client_ids_K.tolist() == [FULL, HALF, TINY]
-    assert sorted(event.norm_share for event in events(device.ledger.path)) == [1 / 16, 1 / 2, 1]
+    assert sorted(event.norm_share for event in sendings(device.ledger.path)) == [1 / 16, 1 / 2, 1]
 
 
 def test_a_ledger_that_cannot_be_written_sends_nothing(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from charge_toy import DELTA, FULL, HALF, TINY, C, P, Rows, limit_of, node, order, restarted, spent_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from private_toy import events
+from private_toy import sendings
 
 from client.charge import charged_sum, only
 from client.device_ledger import DeviceLedger, device_event
@@ -89,7 +89,7 @@ def test_who_was_left_out_of_an_order_that_is_asked_again_costs_the_others_nothi
     first = device.train(order(1))
     again = device.train(order(1, (HALF, TINY)))
     assert again.updates_KP.tobytes() == first.updates_KP[1:].tobytes()
-    assert len(events(device.ledger.path)) == 1
+    assert len(sendings(device.ledger.path)) == 1
 
 
 def test_a_sum_is_made_again_without_users_who_have_no_room_for_another_one(tmp_path):

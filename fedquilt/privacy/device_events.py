@@ -72,6 +72,15 @@ class NormedDeviceRound(DeviceRound):
         )
 
 
+@dataclass(frozen=True)
+class DeviceLimit(Event):
+    """From here on no user of the device may spend more than ``epsilon`` at ``delta``, over all runs; 0: no limit."""
+
+    epsilon: float
+    delta: float
+    kind: ClassVar[str] = "device-limit"
+
+
 def release_key(event: DeviceRound) -> tuple[Hashable, ...]:
     """Under equal keys the same bytes are one release. Less noise, or noise of another kind, makes it another one."""
     noise = event.noise, event.noise_multiplier, event.clipping_norm, event.variance, event.l2, event.l1

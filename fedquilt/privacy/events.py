@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from fedquilt.errors import PrivacyError
-from fedquilt.privacy.device_events import DeviceRound, NormedDeviceRound
+from fedquilt.privacy.device_events import DeviceLimit, DeviceRound, NormedDeviceRound
 from fedquilt.privacy.event_base import Event
 from fedquilt.privacy.event_base import ids_hash as ids_hash
 from fedquilt.privacy.field_checks import UNIT, Neighbours, Randomness
@@ -290,7 +290,7 @@ KINDS: dict[str, type[Event]] = {
     for kind in (
         RunOpened, RunResumed, PopulationChanged, BudgetRaised, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
         DistributedRelease, LocalRound, MatrixOpened, TreeRelease, LocalRelease,
-        DeviceRound, NormedDeviceRound, PopulationOpened, PopulationSeen, GraphRelease,
+        DeviceRound, NormedDeviceRound, DeviceLimit, PopulationOpened, PopulationSeen, GraphRelease,
     )
 }  # fmt: skip
 _SAMPLERS: dict[str, type] = {kind.kind: kind for kind in (Poisson, FixedSize, NoSampling, FixedOrder)}
