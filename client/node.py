@@ -116,6 +116,7 @@ class Node:
             order.standing.spec_hash,
             self.config.federation.upload_entries,
             self.source(terms),
+            first.cohort_hash,
         )
         sent = (charged_by_norms if by_norms else charged)(self.ledger, sent, event_of)
         self._keep_personal(order, ids_K, local, sent.taking_part_K & np.isin(ids_K, sent.reply.client_ids_K))

@@ -36,7 +36,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class _Asked:
-    """One round's request to one node."""
+    """One round's request to one node. ``release``: the round and all users whom the order named."""
 
     client_ids_K: np.ndarray
     terms: Terms
@@ -44,6 +44,7 @@ class _Asked:
     spec_hash: str
     upload_entries: int
     source: Source
+    release: str
 
 
 def private_reply(
@@ -54,9 +55,11 @@ def private_reply(
     spec_hash: str,
     upload_entries: int,
     source: Source,
+    cohort: str = "",
 ) -> Sent:
+    """``cohort``: hash of all users whom the order named. Asked of others, a round is another release of equal rows."""
     require_rows(local, len(client_ids_K))
-    asked = _Asked(client_ids_K, terms, round_, spec_hash, upload_entries, source)
+    asked = _Asked(client_ids_K, terms, round_, spec_hash, upload_entries, source, f"{round_}/{cohort}")
     return _REPLIES.get(terms.mode, _clipped)(local, asked)
 
 
@@ -69,7 +72,7 @@ def _clipped(local: LocalUpdates, asked: _Asked) -> Sent:
     reply, taking_part_K = privatise(
         local, asked.client_ids_K, terms.clipping_norm, asked.round_, asked.spec_hash, asked.upload_entries
     )
-    return Sent(reply, row_digests(reply.client_ids_K, reply.updates_KP, asked.round_), taking_part_K)
+    return Sent(reply, row_digests(reply.client_ids_K, reply.updates_KP, asked.release), taking_part_K)
 
 
 def _noised(local: LocalUpdates, asked: _Asked) -> Sent:
@@ -94,7 +97,7 @@ def _noised(local: LocalUpdates, asked: _Asked) -> Sent:
         declined_D=declined_D,
         declined_why_D=np.full(len(declined_D), NOT_FINITE),
     )
-    digests_K = row_digests(ids_K, noised_KP, asked.round_)
+    digests_K = row_digests(ids_K, noised_KP, asked.release)
     return Sent(reply, digests_K, sound_K & (np.asarray(local.num_examples_K) > 0))
 
 
@@ -117,7 +120,7 @@ def _shares(local: LocalUpdates, asked: _Asked) -> Sent:
         declined_D=declined_D,
         declined_why_D=np.full(len(declined_D), NOT_FINITE),
     )
-    digests_K = row_digests(ids_K, shares_KP, asked.round_)
+    digests_K = row_digests(ids_K, shares_KP, asked.release)
     return Sent(reply, digests_K, sound_K & (np.asarray(local.num_examples_K) > 0), shares_KP)
 
 
@@ -139,9 +142,9 @@ def sum_of(shares_KP: np.ndarray) -> np.ndarray:
     return shares_KP.sum(axis=0, dtype=np.uint32)
 
 
-def row_digests(client_ids_K: np.ndarray, rows_KP: np.ndarray, round_: int) -> np.ndarray:
-    """[K], one for each user's bytes in this round; whoever else is there changes nothing."""
+def row_digests(client_ids_K: np.ndarray, rows_KP: np.ndarray, release: str) -> np.ndarray:
+    """[K], one for each user's bytes in this release; what others send in it changes nothing."""
     rows_KP = np.ascontiguousarray(rows_KP)
-    heads = [f"{round_}/{client_id}/".encode() for client_id in client_ids_K.tolist()]
+    heads = [f"{release}/{client_id}/".encode() for client_id in client_ids_K.tolist()]
     digests = [hashlib.sha256(head + row_P.tobytes()) for head, row_P in zip(heads, rows_KP, strict=True)]
     return np.array([digest.hexdigest()[:ROW_DIGEST] for digest in digests], f"<U{ROW_DIGEST}")

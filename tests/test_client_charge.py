@@ -303,7 +303,7 @@ def test_a_device_refuses_orders_for_which_norms_prove_nothing(privacy, adaptive
 
 
 def told_apart(reply) -> str:
-    return str(row_digests(reply.client_ids_K, reply.updates_KP, reply.round_))
+    return str(row_digests(reply.client_ids_K, reply.updates_KP, str(reply.round_)))
 
 
 @pytest.mark.parametrize("changed", [lambda row_P: row_P[::-1], lambda row_P: -row_P], ids=["turned", "negated"])
