@@ -47,6 +47,14 @@ def device(
             " are sent nothing. 0: counted at 1e-6, and no run is refused for its delta.",
         ),
     ] = 0.0,
+    charge_by_norms: Annotated[
+        bool,
+        typer.Option(
+            "--charge-by-norms",
+            help="Spend --epsilon by the length of what was sent, in runs that ask for it: short updates may be sent"
+            " more often. The cloud then learns more from a user's declining.",
+        ),
+    ] = False,
     share_evaluation: Told = "none",
     evaluation_noise: Annotated[
         float,
@@ -68,9 +76,10 @@ def device(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if evaluation_noise and share_evaluation != "histogram":
         raise ConfigError(f"--evaluation-noise is for --share-evaluation histogram, not {share_evaluation}")
-    told: dict[str, str | float] = {"share-evaluation": share_evaluation, "evaluation-noise": evaluation_noise}
+    told: dict[str, str | float | bool] = {"share-evaluation": share_evaluation, "evaluation-noise": evaluation_noise}
     told |= {"device-epsilon": epsilon} if epsilon else {}
     told |= {"device-delta": delta} if delta else {}
+    told |= {"device-norms": True} if charge_by_norms else {}
     agent = Agent(server, keys, _opens(data.absolute(), {"device-dir": str(folder), **told}))
     for number in (signal.SIGTERM, signal.SIGINT):
         # Not in the handler: it would run inside the call that it ends, with that call's locks held.
@@ -78,7 +87,7 @@ def device(
     agent.run()
 
 
-def _opens(data: Path, node_config: dict[str, str | float]) -> Open:
+def _opens(data: Path, node_config: dict[str, str | float | bool]) -> Open:
     """Everything heavy is imported when the first order has come."""
 
     def open_work(me, cloud):  # of the types that Open says; naming them would import protobuf

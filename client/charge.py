@@ -11,55 +11,68 @@ Neighbours are one user added or removed. Norms stay here: in memory, and on the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from client.device_ledger import DeviceLedger
-from client.noise import Sent
+from client.noise import Sent, sum_of
 from fedquilt.privacy.clipping import row_norms
-from fedquilt.privacy.device_events import DeviceRound, NormedDeviceRound
+from fedquilt.privacy.device_events import DeviceRound, NormedDeviceRound, with_rows
 from fedquilt.privacy.field_checks import NORM_GRID
+from fedquilt.privacy.mechanisms import digest_of
 from fedquilt.wire import TrainReply, read_train_reply, write_train_reply
+from fedquilt.wire_shares import SharesReply
 
+T = TypeVar("T")
 _ROUNDING = 2.0**-16  # relative; above the error of ``row_norms``
 
 
 class EventOf(Protocol):
-    def __call__(self, ids_K: np.ndarray, digest: str = "", /) -> DeviceRound:
-        """What the round costs each of these users by the clipping norm; ``digest``: of what they send."""
+    def __call__(self, ids_K: np.ndarray, /) -> DeviceRound:
+        """What the round costs each of these users by the clipping norm."""
 
 
 def charged(ledger: DeviceLedger, sent: Sent, event_of: EventOf) -> Sent:
-    """By the clipping norm; everybody whose row is there was admitted at that price."""
-    theirs_K = sent.reply.client_ids_K
-    ledger.record([(event_of(theirs_K, sent.digest), theirs_K)])
-    return sent
+    """By the clipping norm. Users who have room for these bytes no more are not in what returns."""
+    kept = only(sent, ledger.room(_event(sent, event_of), sent.reply.client_ids_K))
+    ledger.record([(_event(kept, event_of), kept.reply.client_ids_K)])
+    return kept
 
 
 def charged_by_norms(ledger: DeviceLedger, sent: Sent, event_of: EventOf) -> Sent:
-    """By each row's own norm, one event a group of equal share. Users without room for theirs are not in what returns.
-
-    A group is known by a digest of its own rows: asked again, the same bytes are charged once, whoever else is there.
-    """
+    """By each row's own norm, an event a group of equal share. Who has no room for it is not in what returns."""
     reply = sent.reply
     assert isinstance(reply, TrainReply)  # of mode central; ``promises`` refuses the others
     shares_K = norm_shares(reply, event_of(reply.client_ids_K).clipping_norm)
     fits_K = np.zeros(len(shares_K), bool)
     for share, mask_K in _groups(shares_K):
-        ids_K = reply.client_ids_K[mask_K]
-        fits_K[mask_K] = ledger.admit(normed(event_of(ids_K), share), ids_K)
-    kept, events = only(reply, fits_K), []
+        event = normed(_event(only(sent, mask_K), event_of), share)
+        fits_K[mask_K] = ledger.room(event, reply.client_ids_K[mask_K])
+    kept, events = only(sent, fits_K), []
     for share, mask_K in _groups(shares_K[fits_K]):
         theirs = only(kept, mask_K)
-        event = normed(event_of(theirs.client_ids_K, _digest(theirs)), share)
-        events.append((event, theirs.client_ids_K))
+        events.append((normed(_event(theirs, event_of), share), theirs.reply.client_ids_K))
     ledger.record(events)
-    taking_part_K = sent.taking_part_K.copy()
-    taking_part_K[taking_part_K] = fits_K
-    return replace(sent, reply=kept, taking_part_K=taking_part_K)
+    return kept
+
+
+def charged_sum(
+    ledger: DeviceLedger, ids_K: np.ndarray, made: Callable[[np.ndarray], tuple[T, DeviceRound]]
+) -> tuple[T, np.ndarray]:
+    """One sum of users' parts, made again without those who have no room for it; -> (it, its users).
+
+    A sum has one digest: whoever is in another sum than before sends other bytes.
+    """
+    result, event = made(ids_K)
+    fits_K = ledger.room(event, ids_K)
+    if not fits_K.all():
+        ids_K = ids_K[fits_K]
+        result, event = made(ids_K)
+    ledger.record([(event, ids_K)])
+    return result, ids_K
 
 
 def least(event: DeviceRound) -> NormedDeviceRound:
@@ -81,13 +94,25 @@ def norm_shares(reply: TrainReply, clipping_norm: float) -> np.ndarray:
     return np.ceil(NORM_GRID * norms_K / clipping_norm).clip(1, NORM_GRID) / NORM_GRID
 
 
-def only(reply: TrainReply, mask_K: np.ndarray) -> TrainReply:
-    """With the rows of these users and nothing of the others; the reply itself where these are all."""
+def only(sent: Sent, mask_K: np.ndarray) -> Sent:
+    """With what these users send and nothing of the others; the same where these are all."""
     if mask_K.all():
-        return reply
+        return sent
+    shares_KP = None if sent.shares_KP is None else sent.shares_KP[mask_K]
+    reply = _reply(sent.reply, shares_KP, mask_K)
+    return replace(sent, reply=reply, digests_K=sent.digests_K[mask_K], shares_KP=shares_KP)
+
+
+def _reply(
+    reply: TrainReply | SharesReply, shares_KP: np.ndarray | None, mask_K: np.ndarray
+) -> TrainReply | SharesReply:
+    ids_K = reply.client_ids_K[mask_K]
+    if isinstance(reply, SharesReply):
+        assert shares_KP is not None  # a reply of shares comes with them
+        return replace(reply, client_ids_K=ids_K, sum_P=sum_of(shares_KP))
     return replace(
         reply,
-        client_ids_K=reply.client_ids_K[mask_K],
+        client_ids_K=ids_K,
         updates_KP=reply.updates_KP[mask_K],
         num_examples_K=reply.num_examples_K[mask_K],
         metrics={name: values_K[mask_K] for name, values_K in reply.metrics.items()},
@@ -100,9 +125,21 @@ def _groups(shares_K: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
         yield share, shares_K == share
 
 
-def _digest(reply: TrainReply) -> str:
-    parts = f"{reply.round_}/".encode(), reply.client_ids_K.tobytes(), reply.updates_KP.tobytes()
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
+def _event(sent: Sent, event_of: EventOf) -> DeviceRound:
+    ids_K = sent.reply.client_ids_K
+    event = event_of(ids_K)
+    return with_rows(replace(event, release_digest=_digest(sent, event.mechanism)), ids_K, sent.digests_K)
+
+
+def _digest(sent: Sent, mechanism: str) -> str:
+    """Of what a device noised by itself, the bytes: equal ones in two rounds would be noise that was used twice. Rows
+    without noise may well be equal in two rounds, so theirs is of the round too.
+    """
+    if isinstance(sent.reply, SharesReply):
+        return digest_of(sent.reply.sum_P)
+    if mechanism == "local":
+        return digest_of(sent.reply.updates_KP)
+    return hashlib.sha256("".join(sent.digests_K.tolist()).encode()).hexdigest()[:32]
 
 
 def _as_read(reply: TrainReply) -> np.ndarray:

@@ -7,7 +7,7 @@ run's ledger had come: a cloud that shows an older copy afterwards is refused.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import numpy as np
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.accountants import ACCOUNTANTS, Atom, atom_of
 from fedquilt.privacy.book import read_book
+from fedquilt.privacy.device_events import DeviceLimit, NormedDeviceRound, digests_of, of_users, release_key
 from fedquilt.privacy.distributed import DistributedNoise
+from fedquilt.privacy.event_base import Event
 from fedquilt.privacy.events import Deviation, DeviceRound, ids_hash
 from fedquilt.privacy.gaussian import require_epsilon
 from fedquilt.privacy.ledger import Head, Ledger
@@ -36,18 +38,27 @@ class _Account:
     file: tuple[int, int] = (0, 0)  # device and inode: an open database outlives its file's removal or replacement
     spent: dict[Atom, Counter[int]] = field(default_factory=dict)
     rounds: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)
-    sent: set[tuple[str, int, str, str]] = field(default_factory=set)
+    sent: dict[tuple[Hashable, ...], set[str]] = field(default_factory=dict)  # digests of users' bytes, by release
     heads: dict[str, Head] = field(default_factory=dict)
     neighbours: str = ""
+    by_norms: bool = False  # it holds rounds charged by users' norms
+    discrete: bool = False  # it holds rounds of noise that is not Gaussian
     remarks: set[Deviation] = field(default_factory=set)
+    limit: tuple[float, float] | None = None  # (epsilon, delta) that was last said
+
+    def append(self, event: Event, ids_K: np.ndarray | None = None) -> None:
+        entry = self.ledger.append(event, ids_K)
+        self.head = Head(entry.seq, entry.hash)
 
     def add(self, event: DeviceRound, ids_K: np.ndarray) -> None:
         atom, users = atom_of(event), ids_K.tolist()
         assert atom is not None  # a round of a device always costs
         self.spent.setdefault(atom, Counter()).update(users)
         self.rounds.setdefault((event.run, event.round_, event.mechanism), set()).update(users)
-        self.sent.add(_key(event))
+        self.sent.setdefault(release_key(event), set()).update(digests_of(event, ids_K))
         self.neighbours = event.neighbours
+        self.by_norms |= isinstance(event, NormedDeviceRound)
+        self.discrete |= event.noise != "gaussian"
         if event.run_head:
             self.heads[event.run] = Head.parse(event.run_head)
 
@@ -77,9 +88,13 @@ class DeviceLedger:
                 raise PrivacyError(f"a device's delta lies in (0, 1); got {delta:g}: see fedquilt device --delta")
 
     def admit(self, event: DeviceRound, ids_K: np.ndarray) -> np.ndarray:
-        """Mask [K] of the users with room for the round. LedgerError where the cloud's ledger went back."""
+        """Before the work: mask [K] of users with room for the round. LedgerError where the cloud's ledger went back.
+
+        Who was charged for the round already may send the same bytes again, which ``room`` knows after the work.
+        """
         account = self._account()
         self._require_head(account, event)
+        self._require_one_filter(account, event)
         if event.delta > self.most_delta:
             raise PrivacyError(
                 f"run {event.run} promises its epsilon at delta {event.delta:g}, the owner of this device wants at most"
@@ -94,22 +109,33 @@ class DeviceLedger:
         more_K = np.array([user not in already for user in ids_K.tolist()], np.int64)
         return self._within(account, event, ids_K, more_K)
 
+    def room(self, event: DeviceRound, ids_K: np.ndarray) -> np.ndarray:
+        """After the work: mask [K] of the users with room for what they would send, or charged for these bytes already.
+
+        Each user's place depends on that user's own account and bytes alone.
+        """
+        account = self._account()
+        return self._within(account, event, ids_K, _more(account, event, ids_K))
+
     def record(self, events: Sequence[tuple[DeviceRound, np.ndarray]]) -> None:
         """(event, its users [K]) of one reply, no user in two: on disk when this returns. PrivacyError: send nothing.
 
-        The same bytes of the same round are charged once. Nothing is recorded unless there is room for all.
+        A user is charged once for the same bytes of the same round. Nothing is recorded unless there is room for all,
+        which ``room`` tells before.
         """
         account = self._account()
-        new = [(event, ids_K) for event, ids_K in events if len(ids_K) and _key(event) not in account.sent]
+        more = [(event, ids_K, _more(account, event, ids_K) > 0) for event, ids_K in events]
+        new = [of_users(event, ids_K, more_K) for event, ids_K, more_K in more if more_K.any()]
         for event, ids_K in new:
             if not self._within(account, event, ids_K, np.ones(len(ids_K), np.int64)).all():
                 raise PrivacyError(
-                    f"round {event.round_} was sent before, with other updates; sending it again would exceed the"
-                    f" device's limit of epsilon {self.limit:g}: nothing is sent"
+                    f"round {event.round_}: users without room under the device's limit of epsilon {self.limit:g} are"
+                    " among those who would send: nothing is sent"
                 )
+        if new:
+            self._say_limit(account, new[0][0])
         for event, ids_K in new:
-            entry = account.ledger.append(event, ids_K)
-            account.head = Head(entry.seq, entry.hash)
+            account.append(event, ids_K)
             account.add(event, ids_K)
 
     def remark(self, run: str, round_: int, text: str) -> None:
@@ -117,9 +143,15 @@ class DeviceLedger:
         account, event = self._account(), Deviation(run, round_, text)
         if event in account.remarks:
             return
-        entry = account.ledger.append(event)
-        account.head = Head(entry.seq, entry.hash)
+        account.append(event)
         account.remarks.add(event)
+
+    def _say_limit(self, account: _Account, event: DeviceRound) -> None:
+        """On the ledger, whenever it is another one than was said there: ``verify`` holds users' accounts to it."""
+        said = (self.limit, self.delta) if self.limit else None
+        if said != account.limit:
+            account.append(DeviceLimit(event.run, event.round_, self.limit, self.delta))
+            account.limit = said
 
     def _within(self, account: _Account, event: DeviceRound, ids_K: np.ndarray, more_K: np.ndarray) -> np.ndarray:
         if not self.limit:
@@ -134,6 +166,17 @@ class DeviceLedger:
         delta = min(self.delta, event.delta)
         fits = [_epsilon(dict(zip(atoms, row.tolist(), strict=True)), delta) <= self.limit for row in patterns]
         return np.array(fits, bool)[place_K.reshape(-1)]
+
+    def _require_one_filter(self, account: _Account, event: DeviceRound) -> None:
+        """Costs that depend on users' data are proven to add up as exact Gaussians, not by RDP at its best order."""
+        by_norms, discrete = isinstance(event, NormedDeviceRound), event.noise != "gaussian"
+        if (by_norms and account.discrete) or (discrete and account.by_norms):
+            held, asked = "noise that is not Gaussian", "charges by norms"
+            raise PrivacyError(
+                f"{self.path} holds rounds of {held if by_norms else asked}, the order is for"
+                f" {asked if by_norms else held}: that one limit holds for both is not proven; use another device"
+                " folder for the other. Nothing is sent"
+            )
 
     def _require_head(self, account: _Account, event: DeviceRound) -> None:
         if (
@@ -207,8 +250,10 @@ def distributed_noise(terms: Terms, dimension: int) -> DistributedNoise:
     return DistributedNoise(terms.noise, z, norm, terms.shares, dimension, terms.dropout_margin)
 
 
-def _key(event: DeviceRound) -> tuple[str, int, str, str]:
-    return event.run, event.round_, event.cohort_hash, event.release_digest
+def _more(account: _Account, event: DeviceRound, ids_K: np.ndarray) -> np.ndarray:
+    """Times [K] that users would be charged: 0 for whom exactly these bytes are charged already, else 1."""
+    sent = account.sent.get(release_key(event), set())
+    return np.array([digest not in sent for digest in digests_of(event, ids_K)], np.int64)
 
 
 def epsilon_once(event: DeviceRound, delta: float) -> float:
@@ -242,4 +287,6 @@ def _read(path: Path) -> _Account:
             account.add(event, book.cohorts.get(event.cohort_hash, np.empty(0, np.int64)))
         if isinstance(event, Deviation):
             account.remarks.add(event)
+        if isinstance(event, DeviceLimit):
+            account.limit = (event.epsilon, event.delta) if event.epsilon else None
     return account

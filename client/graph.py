@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from client.charge import charged_sum
 from client.device_ledger import device_event
 from client.node import Node
 from fedquilt.errors import FederationError, PrivacyError
@@ -38,14 +39,22 @@ def graph_reply(node: Node, order: GraphOrder) -> GraphReply:
     _require_fit(terms, request)
     all_K = order.client_ids_K
     ids_K = all_K[node.ledger.admit(_event(terms, request, order.round_, all_K), all_K)]
+
+    def made(ids_K: np.ndarray) -> tuple[np.ndarray, DeviceRound]:
+        sum_W = _sum(node, terms, request, ids_K)
+        return sum_W, _event(terms, request, order.round_, ids_K, digest_of(sum_W))
+
+    sum_W, ids_K = charged_sum(node.ledger, ids_K, made)
+    return GraphReply(order.round_, ids_K, sum_W)
+
+
+def _sum(node: Node, terms: Terms, request: GraphRequest, ids_K: np.ndarray) -> np.ndarray:
+    assert isinstance(node.task, HoldsClicks)  # else the order was refused
     users_C, items_C = node.task.clicks(ids_K)
     rows = pair_rows(request.table, users_C, items_C, request.window, request.max_pairs, request.clipping_norm)
     if terms.mode == "distributed":
-        sum_W = shares_of(request, rows, terms, len(ids_K), node.source(terms))
-    else:
-        sum_W = rows.sum(request.table.cells)
-    node.ledger.record([(_event(terms, request, order.round_, ids_K, digest_of(sum_W)), ids_K)])
-    return GraphReply(order.round_, ids_K, sum_W)
+        return shares_of(request, rows, terms, len(ids_K), node.source(terms))
+    return rows.sum(request.table.cells)
 
 
 def _require_fit(terms: Terms, request: GraphRequest) -> None:

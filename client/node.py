@@ -23,7 +23,7 @@ from client.charge import charged, charged_by_norms, least
 from client.device_ledger import DELTA, DeviceLedger, device_event
 from client.noise import private_reply
 from client.privatise import OVER_LIMIT, privatise
-from client.promises import require_round_noise, require_terms
+from client.promises import require_clipping, require_round_noise, require_terms
 from client.store import PersonalStore
 from client.task import LocalTask, LocalUpdates, TaskFactory, under
 from fedquilt.code import code_hash
@@ -58,7 +58,8 @@ class NotDeployedError(FedquiltError):
 class Node:
     """One partition's users, ready to work. All arrays of an order have been checked by ``fedquilt.wire``.
 
-    ``own``: it has a folder of its own, so it is somebody's device and no part of a simulation.
+    ``own``: it has a folder of its own, so it is somebody's device and no part of a simulation. ``by_clip``: users are
+    charged by the clipping norm whatever is deployed, as the limit is the owner's, who did not say otherwise.
     """
 
     task: LocalTask
@@ -66,6 +67,7 @@ class Node:
     config: Config
     ledger: DeviceLedger
     own: bool = False
+    by_clip: bool = False
 
     @cached_property
     def hosted_U(self) -> np.ndarray:
@@ -92,13 +94,16 @@ class Node:
     def _train_privately(self, order: TrainOrder, terms: Terms) -> TrainReply | SharesReply:
         """Users with room in their budget work; what they send is on the device's ledger before it leaves.
 
-        By norms, the price is known after the work: users without room for it are left out as if they had done none.
+        By norms, or where a round is asked again and the same bytes cost nothing, the price is known after the work.
+        Users without room for it are left out as if they had done none.
         """
-        all_K, dimension, by_norms = order.client_ids_K, len(order.patch_P), self.config.privacy.device_norms
+        all_K, dimension = order.client_ids_K, len(order.patch_P)
+        by_norms = self.config.privacy.device_norms and not self.by_clip
+        require_clipping(terms, self.config)
         require_round_noise(terms, self.config.privacy, dimension)
 
-        def event_of(ids_K: np.ndarray, digest: str = "") -> DeviceRound:
-            return device_event(terms, order.round_, ids_K, dimension, digest)
+        def event_of(ids_K: np.ndarray) -> DeviceRound:
+            return device_event(terms, order.round_, ids_K, dimension)
 
         first = event_of(all_K)
         ids_K = all_K[self.ledger.admit(least(first) if by_norms else first, all_K)]
@@ -111,9 +116,10 @@ class Node:
             order.standing.spec_hash,
             self.config.federation.upload_entries,
             self.source(terms),
+            first.cohort_hash,
         )
         sent = (charged_by_norms if by_norms else charged)(self.ledger, sent, event_of)
-        self._keep_personal(order, ids_K, local, sent.taking_part_K)
+        self._keep_personal(order, ids_K, local, sent.taking_part_K & np.isin(ids_K, sent.reply.client_ids_K))
         return _refusing(sent.reply, all_K)
 
     def terms(self, text: str) -> Terms:
@@ -233,7 +239,7 @@ def _node(held: Deployment, context: Context, factory: TaskFactory, folder: Path
         store = PersonalStore(folder, partition_id, task.spec.hash, task.personal_size)
         ledger = _ledger(folder / f"privacy-{partition_id:05d}.sqlite", held.config, context)
         own = bool(context.node_config.get("device-dir"))
-        held.nodes[partition_id] = Node(task, store, held.config, ledger, own)
+        held.nodes[partition_id] = Node(task, store, held.config, ledger, own, _by_clip(context))
     return held.nodes[partition_id]
 
 
@@ -242,6 +248,12 @@ def _ledger(path: Path, config: Config, context: Context) -> DeviceLedger:
     epsilon, delta = (float(context.node_config.get(name, 0)) for name in ("device-epsilon", "device-delta"))
     deployed = config.privacy.device_delta if not epsilon else 0.0
     return DeviceLedger(path, epsilon or config.privacy.device_epsilon, delta or deployed or DELTA, delta or 1.0)
+
+
+def _by_clip(context: Context) -> bool:
+    """An owner's own limit is charged by norms only if the owner says so (``fedquilt device --charge-by-norms``)."""
+    limit, norms = (context.node_config.get(name, 0) for name in ("device-epsilon", "device-norms"))
+    return bool(float(limit)) and not norms
 
 
 def _hold(key: tuple[TaskFactory, Path, str, str], deployment: Deployment) -> Deployment:

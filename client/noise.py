@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from client.device_ledger import distributed_noise
 from client.privatise import NOT_FINITE, privatise, require_rows
 from client.task import LocalUpdates
 from fedquilt.privacy.clipping import row_norms
+from fedquilt.privacy.device_events import ROW_DIGEST
 from fedquilt.privacy.events import LocalRelease
 from fedquilt.privacy.mechanisms import digest_of, local_release
 from fedquilt.privacy.randomness import Source
@@ -23,16 +23,20 @@ from fedquilt.wire_shares import SharesReply
 
 @dataclass(frozen=True)
 class Sent:
-    """The reply, the digest of what it holds, and the mask [K] of users whose personal patch moved."""
+    """The reply, what tells each user's bytes in it apart, and the mask [K] of those asked whose personal patch moved.
+
+    ``shares_KP``: what a reply of shares is the sum of, uint32 [K, P].
+    """
 
     reply: TrainReply | SharesReply
-    digest: str
+    digests_K: np.ndarray
     taking_part_K: np.ndarray
+    shares_KP: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """One round's request to one node."""
+    """One round's request to one node. ``release``: the round and all users whom the order named."""
 
     client_ids_K: np.ndarray
     terms: Terms
@@ -40,6 +44,7 @@ class _Asked:
     spec_hash: str
     upload_entries: int
     source: Source
+    release: str
 
 
 def private_reply(
@@ -50,9 +55,11 @@ def private_reply(
     spec_hash: str,
     upload_entries: int,
     source: Source,
+    cohort: str = "",
 ) -> Sent:
+    """``cohort``: hash of all users whom the order named. Asked of others, a round is another release of equal rows."""
     require_rows(local, len(client_ids_K))
-    asked = _Asked(client_ids_K, terms, round_, spec_hash, upload_entries, source)
+    asked = _Asked(client_ids_K, terms, round_, spec_hash, upload_entries, source, f"{round_}/{cohort}")
     return _REPLIES.get(terms.mode, _clipped)(local, asked)
 
 
@@ -65,7 +72,7 @@ def _clipped(local: LocalUpdates, asked: _Asked) -> Sent:
     reply, taking_part_K = privatise(
         local, asked.client_ids_K, terms.clipping_norm, asked.round_, asked.spec_hash, asked.upload_entries
     )
-    return Sent(reply, _fingerprint(reply), taking_part_K)
+    return Sent(reply, row_digests(reply.client_ids_K, reply.updates_KP, asked.release), taking_part_K)
 
 
 def _noised(local: LocalUpdates, asked: _Asked) -> Sent:
@@ -90,7 +97,8 @@ def _noised(local: LocalUpdates, asked: _Asked) -> Sent:
         declined_D=declined_D,
         declined_why_D=np.full(len(declined_D), NOT_FINITE),
     )
-    return Sent(reply, digest_of(noised_KP), sound_K & (np.asarray(local.num_examples_K) > 0))
+    digests_K = row_digests(ids_K, noised_KP, asked.release)
+    return Sent(reply, digests_K, sound_K & (np.asarray(local.num_examples_K) > 0))
 
 
 def _shares(local: LocalUpdates, asked: _Asked) -> Sent:
@@ -98,13 +106,22 @@ def _shares(local: LocalUpdates, asked: _Asked) -> Sent:
     sound_K, rows_KP = _sound(local)
     terms, ids_K = asked.terms, asked.client_ids_K[sound_K]
     noise = distributed_noise(terms, rows_KP.shape[1])
-    total_P = np.zeros(rows_KP.shape[1], np.uint32)
-    for row, client_id in zip(rows_KP, ids_K.tolist(), strict=True):
-        context = f"{terms.run}/{asked.round_}/share/{client_id}/{noise}/{digest_of(row)}"
-        total_P += noise.share(row, asked.source, context).astype(np.uint32)  # two's complement is modulo 2^32
+    shares_KP = rows_KP.view(np.uint32)  # each share takes the place of its row
+    for place, client_id in enumerate(ids_K.tolist()):
+        row_P = rows_KP[place]
+        context = f"{terms.run}/{asked.round_}/share/{client_id}/{noise}/{digest_of(row_P)}"
+        shares_KP[place] = noise.share(row_P, asked.source, context).astype(np.uint32)  # two's complement: modulo 2^32
     declined_D = asked.client_ids_K[~sound_K]
-    reply = SharesReply(asked.round_, asked.spec_hash, ids_K, total_P, declined_D, np.full(len(declined_D), NOT_FINITE))
-    return Sent(reply, digest_of(total_P), sound_K & (np.asarray(local.num_examples_K) > 0))
+    reply = SharesReply(
+        round_=asked.round_,
+        spec_hash=asked.spec_hash,
+        client_ids_K=ids_K,
+        sum_P=sum_of(shares_KP),
+        declined_D=declined_D,
+        declined_why_D=np.full(len(declined_D), NOT_FINITE),
+    )
+    digests_K = row_digests(ids_K, shares_KP, asked.release)
+    return Sent(reply, digests_K, sound_K & (np.asarray(local.num_examples_K) > 0), shares_KP)
 
 
 _REPLIES: dict[str, Callable[[LocalUpdates, _Asked], Sent]] = {"local": _noised, "distributed": _shares}
@@ -120,16 +137,14 @@ def _sound(local: LocalUpdates) -> tuple[np.ndarray, np.ndarray]:
     return sound_K, kept_KP
 
 
-def _fingerprint(reply: TrainReply) -> str:
-    """Tells two replies apart, cheaply: every row's norm, the exclusive or of its bits, and its product with a fixed
-    vector, which sees the order of entries and their signs. Nobody is to be fooled by it: the device made both.
-    """
-    rows_KP = np.ascontiguousarray(reply.updates_KP)
-    bits_K = np.bitwise_xor.reduce(rows_KP.view(np.uint32), axis=1)
-    seen = reply.client_ids_K, bits_K, row_norms(rows_KP), rows_KP @ _direction(rows_KP.shape[1])
-    return hashlib.sha256(b"".join(part.tobytes() for part in seen)).hexdigest()[:32]
+def sum_of(shares_KP: np.ndarray) -> np.ndarray:
+    """Modulo 2^32."""
+    return shares_KP.sum(axis=0, dtype=np.uint32)
 
 
-@lru_cache(maxsize=2)
-def _direction(size: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(size, np.float32)
+def row_digests(client_ids_K: np.ndarray, rows_KP: np.ndarray, release: str) -> np.ndarray:
+    """[K], one for each user's bytes in this release; what others send in it changes nothing."""
+    rows_KP = np.ascontiguousarray(rows_KP)
+    heads = [f"{release}/{client_id}/".encode() for client_id in client_ids_K.tolist()]
+    digests = [hashlib.sha256(head + row_P.tobytes()) for head, row_P in zip(heads, rows_KP, strict=True)]
+    return np.array([digest.hexdigest()[:ROW_DIGEST] for digest in digests], f"<U{ROW_DIGEST}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from client.device_ledger import device_event, epsilon_once
+from fedquilt.config import Config
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.settings import PrivacyConfig, why_no_norms
 from fedquilt.privacy.terms import Terms
@@ -40,6 +41,18 @@ def require_terms(terms: Terms, privacy: PrivacyConfig, own: bool) -> None:
         raise PrivacyError(
             f"the order sizes a share's noise for {terms.dropout_margin:.0%} of dropouts, the deployment for"
             f" {privacy.dropout_margin:.0%}: nothing is sent"
+        )
+
+
+def require_clipping(terms: Terms, config: Config) -> None:
+    """Of an order to train. PrivacyError for another clipping norm than deployed, unless ``privacy.quantile`` moves it.
+
+    A row is charged n / (z C): with C of the cloud's own choice it would go out as long as it is, nearly for nothing.
+    """
+    deployed = config.federation.clipping_norm
+    if not config.privacy.quantile and terms.clipping_norm != deployed:
+        raise PrivacyError(
+            f"the order is for rows of norm {terms.clipping_norm:g}, the deployment for {deployed:g}: nothing is sent"
         )
 
 

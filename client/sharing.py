@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from client.charge import charged_sum
 from client.device_ledger import DELTA
 from client.node import Node
 from fedquilt.errors import ConfigError
@@ -95,15 +96,28 @@ def _noised(node: Node, order: EvaluateOrder, ids_K: np.ndarray, sharing: Sharin
     found, _, why = _histograms(node, replace(order, client_ids_K=part_K))
     if why:
         return Withheld(order.round_, order.part, why)
+
+    def made(ids_K: np.ndarray) -> tuple[HistogramReply, DeviceRound]:
+        same = ids_K is part_K or not len(ids_K)
+        again = found if same else _histograms(node, replace(order, client_ids_K=ids_K))[0]
+        return _noised_sums(node, order, ids_K, sharing, again)
+
+    reply, sent_K = charged_sum(node.ledger, part_K, made)
+    return reply if len(sent_K) else Withheld(order.round_, order.part, NO_ROOM)
+
+
+def _noised_sums(
+    node: Node, order: EvaluateOrder, ids_K: np.ndarray, sharing: Sharing, found: dict[str, np.ndarray]
+) -> tuple[HistogramReply, DeviceRound]:
     names = sorted(found)
-    event = _event(node, order, part_K, sharing.noise, len(names))
+    event = _event(node, order, ids_K, sharing.noise, len(names))
     std = event.noise_multiplier * event.clipping_norm
     source = kept_secret(node.ledger.path.with_suffix(".key"), new=True)
     context = f"{event.run}/{order.round_}/{event.mechanism}/{event.cohort_hash}"
     sums_B = noised(np.concatenate([found[name] for name in names]), std, source, context)
-    node.ledger.record([(replace(event, release_digest=digest_of(sums_B)), part_K)])
     parts = dict(zip(names, np.split(sums_B, len(names)), strict=True))
-    return HistogramReply(order.round_, order.part, 0, std, parts)
+    event = replace(event, release_digest=digest_of(sums_B))
+    return HistogramReply(order.round_, order.part, 0, std, parts), event
 
 
 def _histograms(node: Node, order: EvaluateOrder) -> tuple[dict[str, np.ndarray], int, str]:

@@ -40,6 +40,12 @@ _OUTSIDE = (
     " the operator, and published they would add to what is known of a user"
 )
 
+_NORMS = (
+    "privacy.device_norms is on: devices with a limit charge users by the norms of their rows, so who declines, and"
+    " when, depends on users' data. No noise covers counts and names of who declined; the guarantee is for who sees the"
+    " noised sums, and for a user added or removed"
+)
+
 
 def require_possible(config: Config) -> None:
     """PrivacyError for what cannot be made private, before the cloud is trained."""
@@ -129,7 +135,7 @@ def _population(
 
 
 def _remarks(config: Config) -> tuple[str, ...]:
-    return (_OUTSIDE, *mode_of(config).remarks)
+    return (_OUTSIDE, *mode_of(config).remarks, *((_NORMS,) if config.privacy.device_norms else ()))
 
 
 def _begin(path: Path, config: Config, population_U: np.ndarray, source: Source, num_parameters: int) -> None:

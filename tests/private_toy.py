@@ -46,6 +46,11 @@ def events(path: Path) -> list:
     return read_book(path / "privacy.sqlite" if path.is_dir() else path)[0].events
 
 
+def sendings(path: Path) -> list:
+    """The ledger's events of what left."""
+    return [event for event in events(path) if event.releases]
+
+
 def device_ledgers(run: RunFolder) -> list[Path]:
     return sorted(run.devices.glob("privacy-*.sqlite"))
 

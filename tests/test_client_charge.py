@@ -5,78 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import toy_task
+from charge_toy import DELTA, FULL, HALF, TINY, C, P, limit_of, node, order, restarted, sent
 from hypothesis import given
 from hypothesis import strategies as st
-from private_toy import MODES, device_ledgers, events, federate, private
+from private_toy import MODES, device_ledgers, events, federate, private, sendings
 from typer.testing import CliRunner
 
 import client.device_ledger as module
 import server.privacy
 from cli.main import app
 from client.charge import norm_shares, normed
-from client.device_ledger import DeviceLedger, device_event
-from client.node import Node
-from client.noise import _fingerprint
+from client.device_ledger import device_event
+from client.noise import row_digests
 from client.privatise import OVER_LIMIT, privatise
 from client.promises import require_terms
-from client.store import PersonalStore
 from client.task import LocalUpdates
 from fedquilt.errors import FederationError, LedgerError, PrivacyError
 from fedquilt.privacy.events import NormedDeviceRound, from_json, to_json
 from fedquilt.privacy.gaussian import gaussian_epsilon
 from fedquilt.privacy.individual import device_epsilons
+from fedquilt.privacy.statement import statement
 from fedquilt.privacy.terms import Terms
 from fedquilt.privacy.verify import verify
-from fedquilt.wire import Standing, TrainOrder, read_train_reply, write_train_reply
-
-C, DELTA = 0.5, 1e-6
-P = toy_task.SPEC.num_parameters
-FULL, HALF, TINY = 100, 103, 106  # hosted by the first of three nodes
-LENGTHS = {FULL: 10.0, HALF: 0.499, TINY: 0.0}  # of their rows, in clipping norms
-
-
-class Rows(toy_task.ToyTask):
-    """Every user's row is as long as ``LENGTHS`` says in every round, in a direction of the round."""
-
-    def train(self, client_ids_K, patch_P, personal_KR, round_, run_seed):
-        rows_KP = np.zeros((len(client_ids_K), P), np.float32)
-        rows_KP[:, round_ % P] = [C * LENGTHS.get(user, 0.3) for user in client_ids_K.tolist()]
-        return LocalUpdates(rows_KP, np.ones(len(client_ids_K), np.int64), personal_KR + np.float32(1))
-
-
-def node(folder, by_norms=True, limit=0.0, task=Rows, upload_entries=0) -> Node:
-    federation = {"clipping_norm": C, "upload_entries": upload_entries}
-    config = private("central", federation, sampler="none", device_norms=by_norms)
-    made = task(config, 0, 3)
-    made.install(toy_task.BASE)
-    store = PersonalStore(folder, 0, made.spec.hash, made.personal_size)
-    return Node(made, store, config, DeviceLedger(folder / "device.sqlite", limit, DELTA))
-
-
-def order(round_: int, users=(FULL, HALF, TINY)) -> TrainOrder:
-    terms = Terms("r", "central", C, 1.0, DELTA, f"{round_}:a")
-    standing = Standing(toy_task.SPEC.hash, "c", "b")
-    return TrainOrder(standing, round_, round_ - 1, np.array(users), np.zeros(P, np.float32), terms.to_json())
-
-
-def sent(reply) -> dict:
-    """All bytes of a message."""
-    content = write_train_reply(reply)
-    arrays = {(part, name): array.data for part in ("arrays", "metrics") for name, array in content[part].items()}
-    return {**arrays, "facts": dict(content["facts"])}
-
-
-def restarted() -> None:
-    """As after the end of the process: ledgers are read from disk again."""
-    for account in module._open.values():
-        account.ledger.close()
-    module._open.clear()
-    module._seen.clear()
-
-
-def limit_of(mu2: float) -> float:
-    return gaussian_epsilon(mu2**0.5, DELTA) * 1.000001
-
+from fedquilt.wire import read_train_reply, write_train_reply
 
 # --- what a row costs ---
 
@@ -120,6 +71,13 @@ def test_a_row_longer_than_the_clipping_norm_counts_whole(tmp_path):
     reply = device.train(order(1, (FULL,)))
     assert np.linalg.norm(reply.updates_KP) == pytest.approx(C, rel=1e-4)
     assert [event.norm_share for event in events(device.ledger.path)] == [1.0]
+
+
+def test_an_order_with_a_huge_clipping_norm_gets_no_rows_for_a_sixteenth_of_their_price(tmp_path):
+    device = node(tmp_path)
+    with pytest.raises(PrivacyError, match=r"rows of norm 1e\+06, the deployment for 0.5"):
+        device.train(order(1, norm=1e6))
+    assert not device.ledger.path.exists()
 
 
 @pytest.mark.parametrize("upload_entries", [0, 2])
@@ -184,11 +142,21 @@ def test_ledger_records_and_patch_of_the_cloud_are_the_same_while_nobody_reaches
         result, run = federate(
             tmp_path / str(by_norms), private("central", device_norms=by_norms, device_epsilon=100.0)
         )
-        ledger = [to_json(event).replace(run.config.hash(), "") for event in events(run.path)]
+        told = [event for event in events(run.path) if "device_norms is on" not in getattr(event, "text", "")]
+        ledger = [to_json(event).replace(run.config.hash(), "") for event in told]
         heads = ("seconds", "privacy_head")  # of a ledger with times and a name of its own
         records = [{k: v for k, v in record.items() if k not in heads} for record in run.records("round")]
         seen.append((result.patch_P.tobytes(), ledger, records))
     assert seen[0] == seen[1]
+
+
+def test_every_statement_tells_that_users_are_charged_by_norms(tmp_path):
+    told = {}
+    for by_norms in (False, True):
+        _, run = federate(tmp_path / str(by_norms), private("central", {"rounds": 1}, device_norms=by_norms))
+        told[by_norms] = " ".join(statement(run.path)["deviations"])
+    assert "who declines, and when, depends on users' data" in told[True]
+    assert "device_norms" not in told[False]
 
 
 def test_shares_lie_nowhere_but_in_the_devices_own_ledgers(tmp_path):
@@ -223,7 +191,7 @@ def test_a_round_that_is_asked_again_is_charged_once(tmp_path):
     first = sent(device.train(order(1)))
     restarted()
     assert sent(device.train(order(1))) == first
-    assert len(events(device.ledger.path)) == 3
+    assert len(sendings(device.ledger.path)) == 3
 
 
 @pytest.mark.parametrize("written", [1, 2, 3])
@@ -235,7 +203,7 @@ def test_a_device_killed_between_ledger_and_reply_sends_the_same_afterwards_and_
 
     def then_killed(ledger, event, ids_K):
         entry = append(ledger, event, ids_K)
-        if entry.seq == written:
+        if entry.seq == written + 1:  # after the device's limit
             raise KeyboardInterrupt
         return entry
 
@@ -245,22 +213,7 @@ def test_a_device_killed_between_ledger_and_reply_sends_the_same_afterwards_and_
     monkeypatch.undo()
     restarted()
     assert device.train(order(1)).client_ids_K.tolist() == [FULL, HALF, TINY]
-    assert sorted(event.norm_share for event in events(device.ledger.path)) == [1 / 16, 1 / 2, 1]
-
-
-def test_other_rows_of_a_round_that_was_sent_are_charged_again_or_refused(tmp_path):
-    class Other(Rows):
-        def train(self, *arguments):
-            local = super().train(*arguments)
-            return LocalUpdates(-local.updates_KP, local.num_examples_K, local.personal_KR)
-
-    node(tmp_path, limit=limit_of(1)).train(order(1))
-    refusing, going_on = (node(tmp_path, limit=limit_of(mu2), task=Other) for mu2 in (1, 2))
-    with pytest.raises(PrivacyError, match="sent before, with other updates"):
-        refusing.train(order(1))
-    assert len(events(tmp_path / "device.sqlite")) == 3  # those with room are not charged for what is not sent
-    assert going_on.train(order(1)).client_ids_K.tolist() == [FULL, HALF, TINY]
-    assert len(events(tmp_path / "device.sqlite")) == 6
+    assert sorted(event.norm_share for event in sendings(device.ledger.path)) == [1 / 16, 1 / 2, 1]
 
 
 def test_a_ledger_that_cannot_be_written_sends_nothing(tmp_path, monkeypatch):
@@ -283,6 +236,34 @@ def test_verify_holds_and_tells_the_user_who_has_spent_most(tmp_path):
     printed = CliRunner().invoke(app, ["privacy", "verify", str(device.ledger.path)])
     assert printed.exit_code == 0
     assert f"most spent by a single user of this device: epsilon {verdict.worst_user[DELTA]:.4f}" in printed.output
+
+
+def shares_round(round_: int):
+    terms = Terms("r", "distributed", C, 1.0, DELTA, f"{round_}:a", shares=10, noise="skellam")
+    return device_event(terms, round_, np.array([FULL]), P, f"d{round_}")
+
+
+def test_charges_by_norms_are_refused_on_a_ledger_of_noise_that_is_not_gaussian(tmp_path):
+    device = node(tmp_path)
+    device.ledger.record([(shares_round(1), np.array([FULL]))])
+    restarted()
+    with pytest.raises(PrivacyError, match="holds rounds of noise that is not Gaussian"):
+        device.train(order(2))
+    assert len(events(device.ledger.path)) == 1
+
+
+def test_noise_that_is_not_gaussian_is_refused_on_a_ledger_of_charges_by_norms(tmp_path):
+    device = node(tmp_path)
+    device.train(order(1))
+    restarted()
+    with pytest.raises(PrivacyError, match="holds rounds of charges by norms"):
+        device.ledger.admit(shares_round(2), np.array([FULL]))
+
+
+def test_by_the_clipping_norm_a_ledger_may_hold_both_kinds_of_noise(tmp_path):
+    device = node(tmp_path, by_norms=False)
+    device.ledger.record([(shares_round(1), np.array([FULL]))])
+    assert len(device.train(order(2)).client_ids_K) == 3
 
 
 # --- whole runs ---
@@ -321,6 +302,10 @@ def test_a_device_refuses_orders_for_which_norms_prove_nothing(privacy, adaptive
 # --- what tells replies apart ---
 
 
+def told_apart(reply) -> str:
+    return str(row_digests(reply.client_ids_K, reply.updates_KP, str(reply.round_)))
+
+
 @pytest.mark.parametrize("changed", [lambda row_P: row_P[::-1], lambda row_P: -row_P], ids=["turned", "negated"])
 def test_the_same_numbers_in_another_order_or_with_other_signs_are_other_bytes(changed):
     row_P = np.arange(1, 9, dtype=np.float32) / 16
@@ -328,13 +313,13 @@ def test_the_same_numbers_in_another_order_or_with_other_signs_are_other_bytes(c
         privatise(LocalUpdates(row_1P, np.ones(1)), np.array([7]), 9.0, 1, "s")[0]
         for row_1P in (row_P[None].copy(), changed(row_P)[None].copy())
     ]
-    assert len({_fingerprint(reply) for reply in replies}) == 2
+    assert len({told_apart(reply) for reply in replies}) == 2
 
 
 def test_the_same_bytes_are_known_again():
     row_P = np.arange(1, 9, dtype=np.float32) / 16
     replies = [privatise(LocalUpdates(row_P[None].copy(), np.ones(1)), np.array([7]), 9.0, 1, "s")[0] for _ in "ab"]
-    assert len({_fingerprint(reply) for reply in replies}) == 1
+    assert len({told_apart(reply) for reply in replies}) == 1
 
 
 def test_an_order_that_names_a_client_twice_is_refused(tmp_path):

@@ -24,7 +24,7 @@ def send(device: DeviceLedger, round_: int) -> None:
 
 @pytest.fixture
 def device(tmp_path) -> DeviceLedger:
-    """It has sent two rounds; beside it lies a copy from after the first."""
+    """It has sent two rounds, after its limit; beside it lies a copy from after the first."""
     device = DeviceLedger(tmp_path / "device.sqlite", 100.0)
     send(device, 1)
     shutil.copy(device.path, tmp_path / "older.sqlite")
@@ -42,14 +42,14 @@ def test_a_ledger_that_was_deleted_is_not_begun_anew(device):
 @pytest.mark.parametrize("put_back", [shutil.copy, os.replace], ids=["in place", "as another file"])
 def test_an_older_copy_is_refused(device, put_back):
     put_back(device.path.with_name("older.sqlite"), device.path)
-    with pytest.raises(LedgerError, match="does not contain entry 2"):
+    with pytest.raises(LedgerError, match="does not contain entry 3"):
         send(device, 3)
 
 
 def test_an_empty_ledger_in_its_place_is_refused(device):
     device.path.unlink()
     module.Ledger.create(device.path).close()
-    with pytest.raises(LedgerError, match="does not contain entry 2"):
+    with pytest.raises(LedgerError, match="does not contain entry 3"):
         send(device, 3)
 
 
@@ -59,7 +59,7 @@ def test_ledgers_that_were_closed_to_make_room_are_remembered(device, taken, tmp
     send(DeviceLedger(tmp_path / "another.sqlite"), 1)
     assert device.path not in module._open
     shutil.copy(device.path.with_name("older.sqlite"), device.path) if taken == "put back" else device.path.unlink()
-    with pytest.raises(LedgerError, match=r"has vanished|does not contain entry 2"):
+    with pytest.raises(LedgerError, match=r"has vanished|does not contain entry 3"):
         send(device, 3)
 
 

@@ -9,7 +9,7 @@ import toy_task
 from private_toy import device_ledgers, events, federate, private
 
 from client.app import make_client_app
-from client.promises import require_round_noise, require_terms
+from client.promises import require_clipping, require_round_noise, require_terms
 from fedquilt.errors import FederationError, PrivacyError
 from fedquilt.privacy.settings import PrivacyConfig
 from fedquilt.privacy.terms import Terms
@@ -103,3 +103,23 @@ def test_a_central_promise_below_the_deployed_one_is_refused():
     privacy = PrivacyConfig(mode="central", noise_multiplier=1.0)
     with pytest.raises(PrivacyError, match="the deployment for 1"):
         require_round_noise(terms(mode="central", noise_multiplier=0.9), privacy, 10)
+
+
+@pytest.mark.parametrize("mode", OWN_NOISE)
+@pytest.mark.parametrize("norm", [1e6, 0.1])
+def test_another_clipping_norm_than_was_deployed_is_refused_and_nothing_is_sent(mode, norm, tmp_path, monkeypatch):
+    hostile(monkeypatch, mode, clipping_norm=norm)
+    told = refusals(tmp_path, private(mode, ONE_ROUND))
+    assert told.count(f"for rows of norm {norm:g}, the deployment for") == 3
+    assert not any(events(path) for path in tmp_path.glob("*/devices/privacy-*.sqlite"))
+
+
+@pytest.mark.parametrize("mode", ["central", "norms", "dp-ftrl"])
+def test_no_order_moves_the_clipping_norm_in_any_mode(mode):
+    config = private(mode)
+    with pytest.raises(PrivacyError, match=r"rows of norm 1e\+06"):
+        require_clipping(terms(mode=config.privacy.mode, clipping_norm=1e6), config)
+
+
+def test_a_clipping_norm_that_follows_a_quantile_is_taken():
+    require_clipping(terms(mode="central", clipping_norm=0.7, adaptive=True), private("quantile"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_task
-from private_toy import MODES, device_ledgers, events, federate, go_on, private, rejected
+from private_toy import MODES, device_ledgers, events, federate, go_on, private, rejected, sendings
 
 import fedquilt.privacy.ledger as ledger_module
 from fedquilt.errors import ConfigError, FederationError, LedgerError, PrivacyError
@@ -252,7 +252,7 @@ def test_a_device_refuses_users_beyond_its_limit_and_the_others_go_on(tmp_path):
     config = private("local", {"evaluate_every": 0}, sampler="poisson")
     _, run = federate(tmp_path, config, **{"device-epsilon": 1.01 * once})
     assert "own privacy budget is spent" in rejected(run)
-    answered = [event for path in device_ledgers(run) for event in events(path)]
+    answered = [event for path in device_ledgers(run) for event in sendings(path)]
     assert sum(event.cohort_size for event in answered) == sum(r["replies"] for r in run.records("round")) <= 24
 
 

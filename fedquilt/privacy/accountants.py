@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -115,13 +115,14 @@ class Composition:
 
     Releases of one round on one sampled cohort share that sample, so they are not sampled independently: they are
     merged into one Gaussian, 1/z² = Σ 1/z_i², which the sampling then amplifies once. Equal release digests of one
-    round are the same bytes sent again (a resumed round) and count once. Events that say ``participations`` count as
-    often as the worst single user of their run took part: rounds without a user cost that user nothing.
+    round under equal noise are the same bytes sent again (a resumed round) and count once. Events that say
+    ``participations`` count as often as the worst single user of their run took part: rounds without a user cost that
+    user nothing.
     """
 
     counts: Counter[Atom] = field(default_factory=Counter)
     _groups: dict[tuple[str, int, str], Atom] = field(default_factory=dict)
-    _sent: set[tuple[str, int, str, str]] = field(default_factory=set)
+    _sent: set[Hashable] = field(default_factory=set)
     _worst: dict[tuple[str, Atom], int] = field(default_factory=dict)
     _neighbours: str = ""
 
@@ -161,7 +162,7 @@ class Composition:
             return 1
         return max(participations - self._worst.get((event.run, atom), 0), 0)
 
-    def _change(self, event: ev.Event) -> tuple[Atom | None, Atom | None, tuple[str, int, str, str] | None]:
+    def _change(self, event: ev.Event) -> tuple[Atom | None, Atom | None, Hashable | None]:
         atom = atom_of(event)
         if atom is None:
             return None, None, None
@@ -171,7 +172,8 @@ class Composition:
                 " for one neighbouring relation; account for them apart"
             )
         digest = getattr(event, "release_digest", "")
-        sent = (event.run, event.round_, event.kind, digest) if digest else None
+        noise = atom, getattr(event, "mechanism", ""), getattr(event, "clipping_norm", 0.0)
+        sent = (event.run, event.round_, event.kind, digest, *noise) if digest else None
         if sent is not None and sent in self._sent:
             return None, None, None
         if atom.sampler == "none" or not isinstance(event, ev.Release):

@@ -7,21 +7,20 @@ refused. ``noise_multiplier`` is always std / clipping_norm (for a count or a bi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
-
 from fedquilt.errors import PrivacyError
-from fedquilt.privacy.device_events import DeviceRound, NormedDeviceRound
+from fedquilt.privacy.device_events import DeviceLimit, DeviceRound, NormedDeviceRound
 from fedquilt.privacy.event_base import Event
+from fedquilt.privacy.event_base import ids_hash as ids_hash
 from fedquilt.privacy.field_checks import UNIT, Neighbours, Randomness
 from fedquilt.privacy.sampling import FixedOrder, FixedSize, NoSampling, Poisson, Sampler
 from fedquilt.privacy.sampling import require as _require
 
 VERSION = 1
+_LATER = ("row_digests",)  # came later: left out where they are empty, so that older ledgers read as they did
 # Causes that do not depend on what users hold. "Too few updates" is no cause: noise alone is released instead.
 ABORT_CAUSES = ("no nodes", "stopped by the operator", "crash before the release", "budget")
 
@@ -291,7 +290,7 @@ KINDS: dict[str, type[Event]] = {
     for kind in (
         RunOpened, RunResumed, PopulationChanged, BudgetRaised, Deviation, AbortedRound, GaussianRelease, AdaptiveClip,
         DistributedRelease, LocalRound, MatrixOpened, TreeRelease, LocalRelease,
-        DeviceRound, NormedDeviceRound, PopulationOpened, PopulationSeen, GraphRelease,
+        DeviceRound, NormedDeviceRound, DeviceLimit, PopulationOpened, PopulationSeen, GraphRelease,
     )
 }  # fmt: skip
 _SAMPLERS: dict[str, type] = {kind.kind: kind for kind in (Poisson, FixedSize, NoSampling, FixedOrder)}
@@ -303,7 +302,8 @@ def canonical(value: Any) -> str:
 
 
 def to_json(event: Event) -> str:
-    tree = {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
+    said = {field.name: getattr(event, field.name) for field in fields(event)}
+    tree = {name: _plain(value) for name, value in said.items() if value or name not in _LATER}
     return canonical({**tree, "kind": event.kind, "version": VERSION})
 
 
@@ -327,11 +327,6 @@ def from_json(text: str) -> Event:
 def is_shared(event: Event) -> bool:
     """What a run's own ledger holds only after it was recorded in its population's."""
     return event.releases or isinstance(event, MatrixOpened)
-
-
-def ids_hash(client_ids: np.ndarray) -> str:
-    """SHA-256 of sorted ids as little-endian int64."""
-    return hashlib.sha256(np.sort(np.asarray(client_ids)).astype("<i8").tobytes()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ def _not_negative(value: Any) -> bool:
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "noise_multiplier": (_not_negative, "finite and not negative"),
     "clipping_norm": (_positive, "finite and positive: noise needs a bound on a user's row"),
+    "epsilon": (_not_negative, "finite and not negative"),
     "expected_cohort": (_positive, "finite and positive"),
     "cohort_size": (lambda value: isinstance(value, int) and value >= 0, "a count"),
     "participations": (lambda value: isinstance(value, int) and value >= 0, "a count"),

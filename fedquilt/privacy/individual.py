@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.accountants import atom_of
-from fedquilt.privacy.device_events import DeviceRound
+from fedquilt.privacy.book import Book, Finding
+from fedquilt.privacy.device_events import DeviceLimit, DeviceRound, release_key
 from fedquilt.privacy.event_base import Event
 from fedquilt.privacy.gaussian import gaussian_epsilon
 
@@ -55,20 +56,62 @@ def device_epsilons(
     not recorded.
     """
     mu2: defaultdict[int, float] = defaultdict(float)
-    sent = set[tuple[str, int, str, str]]()
+    try:
+        for event, ids_K in _charged(events, cohorts):
+            _add(mu2, event, ids_K)
+    except PrivacyError:
+        return None
+    return dict(zip(mu2, epsilons_of(np.array(list(mu2.values())), delta).tolist(), strict=True))
+
+
+def check_device_limits(book: Book) -> Iterator[Finding]:
+    """When a device sent something, none of its users was beyond the limit that its ledger said before.
+
+    Of Gaussian rounds; the users of others, or without records, are not held to it here.
+    """
+    mu2: defaultdict[int, float] = defaultdict(float)
+    limit = DeviceLimit("", 0, 0.0, 0.5)
+    try:
+        for event, ids_K in _charged(book.events, book.cohorts):
+            if isinstance(event, DeviceLimit):
+                limit = event
+            _add(mu2, event, ids_K)
+            worst = max((mu2[user] for user in ids_K.tolist()), default=0.0)
+            spent = gaussian_epsilon(math.sqrt(worst), limit.delta) if limit.epsilon else 0.0
+            if spent > limit.epsilon * (1 + 1e-9):
+                yield Finding("limit", f"round {event.round_} of {event.run!r}: a user's epsilon came to {spent:.4g} at"
+                              f" delta {limit.delta:g}, the device's limit is {limit.epsilon:g}")  # fmt: skip
+                return
+    except PrivacyError:
+        return
+
+
+def _charged(
+    events: Iterable[Event], cohorts: Mapping[str, np.ndarray]
+) -> Iterator[tuple[DeviceRound | DeviceLimit, np.ndarray]]:
+    """Rounds that cost their users [K] something, and limits. PrivacyError for what is no Gaussian of known users."""
+    sent = set[Hashable]()
     for event in events:
+        if isinstance(event, DeviceLimit):
+            yield event, np.empty(0, np.int64)
         if not isinstance(event, DeviceRound):
             continue
-        atom, ids_K = atom_of(event), cohorts.get(event.cohort_hash)
-        if atom is None or atom.mechanism != "gaussian" or ids_K is None:
-            return None
-        key = event.run, event.round_, event.cohort_hash, event.release_digest
+        ids_K = cohorts.get(event.cohort_hash)
+        if event.noise != "gaussian" or ids_K is None:
+            raise PrivacyError(f"round {event.round_}: no Gaussian, or of users who are not recorded")
+        key = release_key(event), event.cohort_hash, event.release_digest
         if key not in sent:
             sent.add(key)
-            z = atom.parameters[0]
-            for user in ids_K.tolist():
-                mu2[user] += 1 / z**2 if z else math.inf
-    return dict(zip(mu2, epsilons_of(np.array(list(mu2.values())), delta).tolist(), strict=True))
+            yield event, ids_K
+
+
+def _add(mu2: defaultdict[int, float], event: Event, ids_K: np.ndarray) -> None:
+    atom = atom_of(event)
+    if atom is None:
+        return
+    z = atom.parameters[0]
+    for user in ids_K.tolist():
+        mu2[user] += 1 / z**2 if z else math.inf
 
 
 def _shares(shares_K: np.ndarray, count: int) -> np.ndarray:

@@ -32,7 +32,7 @@ from fedquilt.privacy.book import (
 from fedquilt.privacy.cohort_checks import FromUsers, check_cohorts
 from fedquilt.privacy.gaussian import require_delta
 from fedquilt.privacy.graph_release import check_graphs
-from fedquilt.privacy.individual import device_epsilons
+from fedquilt.privacy.individual import check_device_limits, device_epsilons
 from fedquilt.privacy.ledger import Head, genesis, signed_text
 from fedquilt.privacy.matrix import require_sensitivity, require_separation
 from fedquilt.privacy.mode_checks import check_modes
@@ -100,6 +100,7 @@ def verify(
         check_graphs(book),
         check_releases(book, list(released)),
         check_shared(book, devices),
+        check_device_limits(book),
     ]
     for check in checks:
         findings += check
