@@ -25,7 +25,7 @@ from fedquilt.runs import RunFolder
 from fedquilt.wire import TrainReply
 from server.in_process import InProcessGrid
 from server.privacy import open_rounds
-from strategies.pipeline import NodeAnswer, RowBuffer, Usable, collect
+from strategies.pipeline import WEIGHTLESS, NodeAnswer, Rejection, RowBuffer, Usable, collect
 
 USERS = 100 + np.arange(24)
 C, P = 0.5, toy_task.SPEC.num_parameters
@@ -153,6 +153,33 @@ def test_with_its_noise_a_step_of_dp_ftrl_moves_by_the_users_clipped_row_alone(c
     clipped_P = clip_rows(rows_KP, C)[0][0]
     assert np.linalg.norm(whole) > 2 * C  # there is noise
     assert whole - without == pytest.approx(clipped_P, abs=1e-5)
+
+
+# --- claims of a device that does not keep to our code ---
+
+
+def released_with(folder, mode: str, claims: list[int], kept=slice(None)) -> tuple[bytes, Usable]:
+    """With its noise, of three users' rows; and what the cloud took of them."""
+    rounds, rows_KP = rounds_of(folder, mode, {"rounds": 4}, mute=False), np.eye(3, P, dtype=np.float32)
+    rounds.begin(1)
+    usable = arrived(rounds, rows_KP[kept], np.array(claims, object)[kept])
+    return rounds.release(1, usable).update_P.tobytes(), usable
+
+
+@pytest.mark.parametrize("claim", [2, 2**40, 2**63 - 1])
+@pytest.mark.parametrize("mode", ["central", "dp-ftrl"])
+def test_on_the_wire_a_huge_claim_releases_the_bits_of_a_claim_of_one(mode, claim, tmp_path):
+    huge, usable = released_with(tmp_path / "huge", mode, [1, 1, claim])
+    assert usable.num_examples_K[2] == claim
+    assert huge == released_with(tmp_path / "one", mode, [1, 1, 1])[0]
+
+
+@pytest.mark.parametrize("claim", [0, -5, -(2**40), -(2**63)])
+@pytest.mark.parametrize("mode", ["central", "dp-ftrl"])
+def test_on_the_wire_a_claim_of_none_or_less_is_rejected_by_name_and_moves_nothing(mode, claim, tmp_path):
+    without, usable = released_with(tmp_path / "none", mode, [1, 1, claim])
+    assert usable.rejected == (Rejection(int(USERS[2]), f"node: {WEIGHTLESS}"),)
+    assert without == released_with(tmp_path / "gone", mode, [1, 1, 1], slice(0, 2))[0]
 
 
 # --- the probe finds what is planted in the release ---
