@@ -113,7 +113,10 @@ class PrivateTrainer:
             return self.model.weights()
 
     def clipped_sum(self, users_K: np.ndarray, step: int) -> np.ndarray:
-        """float64 [P]: Σ over users of their gradient, each clipped to the clipping norm. No noise yet."""
+        """float64 [P]: Σ over users of their gradient, each clipped to the clipping norm. No noise yet.
+
+        A gradient that is not finite counts as zeros: to stop for it would tell of its user.
+        """
         total_P = np.zeros(sum(parameter.numel() for parameter in self.parameters.values()))
         for start in range(0, len(users_K), _AT_ONCE):
             cohort = self._cohort(users_K[start : start + _AT_ONCE], step)
@@ -124,8 +127,6 @@ class PrivateTrainer:
 
     def _step(self, drawn: Drawn, gate: Gate, opening: RunOpened, source: Source) -> None:
         total_P = self.clipped_sum(drawn.cohort_K, drawn.round_)
-        if not np.isfinite(total_P).all():
-            raise PrivacyError(f"step {drawn.round_}: a gradient is not finite; nothing is released")
         event = drawn.release(
             GaussianRelease, opening.run, opening.noise_multiplier, opening.clipping_norm, randomness=source.kind
         )
@@ -139,7 +140,7 @@ class PrivateTrainer:
         return self.builder.training_cohort(users_K, step, key_for(self.config.seed, use="cloud-moments"))
 
     def _clipped(self, cohort: Cohort) -> np.ndarray:
-        gradients = _user_gradients(self.loss, self.parameters, cohort)
+        gradients = _finite_users(_user_gradients(self.loss, self.parameters, cohort))
         for name, parameter in self.parameters.items():  # where Opacus looks for them
             parameter.grad_sample, parameter.summed_grad = gradients[name], None
         self.optimizer.clip_and_accumulate()
@@ -153,6 +154,10 @@ class PrivateTrainer:
             parameter.grad = part.view_as(parameter).clone()
         self.optimizer.original_optimizer.step()
         self.optimizer.original_optimizer.zero_grad()
+        if not all(torch.isfinite(parameter).all() for parameter in self.parameters.values()):
+            raise PrivacyError(  # a function of what was released, so it tells nothing more
+                "the noised steps left a model that is not finite: lower cloud.learning_rate or the noise"
+            )
 
     # --- the ledger ---
 
@@ -243,6 +248,14 @@ def _user_gradients(loss: _UserLoss, parameters: Mapping[str, Tensor], cohort: C
 
     gradients, _ = vmap(grad_and_value(of_user), in_dims=(None, *(0,) * len(parts)))(fixed, *parts)
     return gradients
+
+
+def _finite_users(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros in every parameter for a user of whose gradient any number is not finite: 0 · NaN would be NaN."""
+    sound_U = torch.stack([g.flatten(1).isfinite().all(dim=1) for g in gradients.values()]).all(dim=0)
+    if sound_U.all():
+        return dict(gradients)
+    return {name: torch.where(sound_U.view(-1, *(1,) * (g.ndim - 1)), g, 0.0) for name, g in gradients.items()}
 
 
 def _dp_optimizer(config: Config, parameters: Any, batch: int) -> Any:

@@ -11,18 +11,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
-import torch
 
 from fedquilt.config import Config
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.accountants import joint
+from fedquilt.privacy.clipping import clip_rows
 from fedquilt.privacy.events import AdaptiveClip, GaussianRelease
 from fedquilt.privacy.mechanisms import QuantileClip, digest_of, noised_mean, require_proven, split_noise
+from fedquilt.privacy.probe import require_bounded
 from fedquilt.privacy.samplers import Drawn
 from fedquilt.privacy.terms import WITHIN, Terms
 from strategies.aggregation import make_aggregation
+from strategies.independence import declared, mixing
 from strategies.pipeline import Usable
 from strategies.private import NOBODY, Common, OwnRows, Released, own_clipped
+
+_PROBED_KP = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -134,14 +138,38 @@ def require_private(config: Config) -> tuple[OwnRows, ...]:
     name, rule = federation.aggregator, aggregation.rule
     if not hasattr(rule, "own_rows"):
         require_proven(name, rule.sensitivity)
-    return (*steps, _own_rows(f"aggregator {name!r}", rule))
+    chain = (*steps, _own_rows(f"aggregator {name!r}", rule))
+    _require_bounded_chain(" then ".join((*federation.pre_rules, name)), chain, federation.clipping_norm)
+    return chain
 
 
 def _own_rows(what: str, rule: Any) -> OwnRows:
-    own_rows = getattr(rule, "own_rows", None)
-    if own_rows is None or own_rows(torch.zeros(1, 1)) is None:
+    """The rule's method, after every row that it makes was seen to be one user's own, as far as can be tried."""
+    own_rows = declared(rule)
+    if own_rows is None:
         raise PrivacyError(
             f"{what}: there is no proof that one user moves its sum by at most the clipping norm, so central privacy"
             " refuses it. Take 'mean' without pre-rules, or a rule with `own_rows` (see docs/privacy.md)"
         )
-    return own_rows
+    if told := mixing(own_rows):
+        raise PrivacyError(
+            f"{what}: its `own_rows` are not each user's own: {told}. A user who leaves then moves the sum by more than"
+            " the clipping norm, which noise does not cover. Let every row depend on the same row alone, or take 'mean'"
+        )
+    return cast("OwnRows", own_rows)
+
+
+def _require_bounded_chain(what: str, chain: tuple[OwnRows, ...], clipping_norm: float) -> None:
+    """As the rounds sum it: rows clipped on arrival, every step of the chain, clipped again.
+
+    A second look; it finds less, since rows that mix users may still have a sum that hardly moves for the rows tried.
+    """
+
+    def released_sum(updates_KP: np.ndarray, weights_K: np.ndarray) -> np.ndarray:
+        arrived_KP = clip_rows(updates_KP, clipping_norm)[0]
+        return own_clipped(arrived_KP, chain, clipping_norm).sum(axis=0, dtype=np.float64)
+
+    try:
+        require_bounded(released_sum, clipping_norm, _PROBED_KP)
+    except PrivacyError as error:
+        raise PrivacyError(f"{what}: {error}") from None

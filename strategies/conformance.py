@@ -26,6 +26,7 @@ from strategies.conformance_cases import (
 )
 from strategies.conformance_cost import costs_of
 from strategies.conformance_liars import bounded, breaks, holds, holds_with_nobody_to_spare
+from strategies.conformance_private import own_rows_are_own, sensitivity_holds
 from strategies.rules import Aggregator, State, apply_rule, smallest_k
 
 Check = Callable[[Case], "str | Skipped"]
@@ -152,6 +153,8 @@ CHECKS["holds at f"] = holds
 CHECKS["holds at f, K = smallest"] = holds_with_nobody_to_spare
 CHECKS["breaks at f + 1"] = breaks
 CHECKS["bounded influence"] = bounded
+CHECKS["own rows are each user's own"] = own_rows_are_own
+CHECKS["sensitivity, as declared"] = sensitivity_holds
 
 
 @check("determinism")

@@ -67,7 +67,7 @@ class Aggregator(Protocol):
     - ``own_rows(updates_KP) -> rows_KP`` of a rule whose result, with equal weights, is the mean of rows each of which
       depends on the same row of the input alone and is no longer than it: then a user moves their sum by at most
       clipping_norm, and central privacy can noise it. None where that does not hold for the rule's parameters. Defined
-      for K = 0 too. ``strategies.central`` refuses rules and pre-rules without it.
+      for K = 0 too. ``strategies.central`` refuses rules and pre-rules without it, and where it is seen to mix users.
     - ``note(num_users) -> str``: what the record of the round should say, "" for nothing; such as an approximation.
     """
 

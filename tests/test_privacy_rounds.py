@@ -7,10 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 import toy_task
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -18,10 +15,8 @@ from client.app import make_client_app
 from fedquilt.config import Config, parse
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.book import read_book
-from fedquilt.privacy.clipping import clip_rows
 from fedquilt.privacy.events import AbortedRound, BudgetRaised, GaussianRelease
 from fedquilt.privacy.keys import shown_cohorts
-from fedquilt.privacy.probe import require_bounded
 from fedquilt.privacy.randomness import Simulated
 from fedquilt.privacy.statement import statement
 from fedquilt.privacy.verify import verify
@@ -30,7 +25,6 @@ from server.checkpoint import load_latest
 from server.in_process import InProcessGrid
 from server.loop import run_federation
 from server.privacy import KEY, raise_budget, require_deployable, summary
-from strategies.central import require_private
 from strategies.patch_strategy import PatchStrategy
 
 
@@ -180,26 +174,6 @@ def test_a_strategy_that_nobody_gave_a_ledger_draws_no_cohort():
     strategy = PatchStrategy(private(), toy_task.SPEC, toy_task.BASE)
     with pytest.raises(PrivacyError, match="nobody opened one"):
         strategy._draw(1, None)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    rule=st.sampled_from([{}, {"aggregator": "norm-bounding", "aggregator_options": {"bound": 0.3}}]),
-    pre_rules=st.sampled_from([(), ("clipping",)]),
-    k=st.integers(1, 6),
-    seed=st.integers(0, 99),
-)
-def test_no_user_moves_the_sum_of_an_allowed_rule_by_more_than_the_clipping_norm(rule, pre_rules, k, seed):
-    steps = require_private(private({**rule, "pre_rules": pre_rules}))
-
-    def released_sum(updates_KP, weights_K):
-        rows = torch.from_numpy(clip_rows(updates_KP, 0.5)[0])
-        for step in steps:
-            rows = step(rows)
-        return clip_rows(rows.numpy(), 0.5)[0].sum(axis=0, dtype=np.float64)
-
-    rows_KP = np.random.default_rng(seed).standard_normal((k, 5)).astype(np.float32)
-    assert require_bounded(released_sum, 0.5, rows_KP).bounded
 
 
 # --- the budget ---

@@ -16,10 +16,11 @@ from fedquilt.graphs.coclick import build_coclick, read_graph
 from fedquilt.graphs.datasets import load_split
 from fedquilt.privacy.book import read_book
 from fedquilt.privacy.events import Deviation, GaussianRelease
+from fedquilt.privacy.probe import probe, require_bounded
 from fedquilt.privacy.verify import verify
 from fedquilt.runs import RunFolder
 from models.losses import Examples, softmax_loss
-from server import cloud
+from server import cloud, private_cloud
 from server.private_cloud import CLOUD_LEDGER, PrivateTrainer, _user_gradients
 from server.simulate import simulate
 
@@ -85,11 +86,85 @@ def test_a_users_gradient_does_not_depend_on_who_else_is_in_the_batch(trainer, u
     assert all(torch.allclose(alone[name][0], among[name][3], atol=1e-6) for name in alone)
 
 
-@pytest.mark.parametrize("left_out", [0, 3, 7])
-def test_leaving_one_user_out_moves_the_clipped_sum_by_at_most_the_clipping_norm(trainer, users, left_out):
-    norm = CONFIG.cloud_privacy.clipping_norm
-    moved = trainer.clipped_sum(users, 1) - trainer.clipped_sum(np.delete(users, left_out), 1)
-    assert 0 < np.linalg.norm(moved) <= norm * (1 + 1e-5)
+def clipped_sum_of(trainer, users, monkeypatch):
+    """``ReleasedSum``: the trainer's own sum, of gradients [K, P] that are given in place of the users' own."""
+    sizes = [parameter.numel() for parameter in trainer.parameters.values()]
+    waiting = []
+
+    def given_(loss, parameters, cohort):
+        rows = torch.from_numpy(waiting[0][: len(cohort)])
+        waiting[0] = waiting[0][len(cohort) :]
+        parts = zip(parameters.items(), rows.split(sizes, dim=1), strict=True)
+        return {name: part.reshape(-1, *parameter.shape).clone() for (name, parameter), part in parts}
+
+    def released_sum(rows_KP, claims_K):
+        waiting[:] = [np.asarray(rows_KP, np.float32)]
+        return trainer.clipped_sum(users[: len(rows_KP)], 1)
+
+    monkeypatch.setattr(private_cloud, "_user_gradients", given_)
+    monkeypatch.setattr(private_cloud, "_AT_ONCE", 3)
+    monkeypatch.setattr(trainer, "_cohort", lambda users_K, step: users_K)
+    return released_sum
+
+
+@pytest.fixture
+def released_sum(trainer, users, monkeypatch):
+    return clipped_sum_of(trainer, users, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def rows(trainer, users):
+    """float32 [8, P]: the users' own gradients."""
+    each = _user_gradients(trainer.loss, trainer.parameters, trainer._cohort(users, 1))
+    return torch.cat([each[name].flatten(1) for name in trainer.parameters], dim=1).detach().numpy()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 100.0, 1e6])
+def test_no_users_gradient_moves_the_clipped_sum_by_more_than_the_clipping_norm(rows, scale, released_sum):
+    require_bounded(released_sum, CONFIG.cloud_privacy.clipping_norm, rows * np.float32(scale))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 1e30, 0.0])
+@pytest.mark.parametrize("places", [slice(None), slice(0, 1), slice(-1, None)])
+def test_no_hard_gradient_moves_it_further(rows, value, places, released_sum):
+    hard = rows.copy()
+    hard[3, places] = value
+    assert probe(released_sum, CONFIG.cloud_privacy.clipping_norm, hard, adversarial=False).bounded
+
+
+def test_the_probe_finds_a_clip_to_twice_the_norm(trainer, rows, released_sum, monkeypatch):
+    monkeypatch.setattr(trainer.optimizer, "max_grad_norm", 2 * CONFIG.cloud_privacy.clipping_norm)
+    with pytest.raises(PrivacyError, match="2 times the clipping norm"):
+        require_bounded(released_sum, CONFIG.cloud_privacy.clipping_norm, rows)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_counts_as_if_its_user_were_not_there(value, rows, released_sum):
+    hard = rows.copy()
+    hard[3, 5] = value
+    without = released_sum(np.delete(rows, 3, axis=0), np.ones(7))
+    assert released_sum(hard, np.ones(8)) == pytest.approx(without, abs=1e-6)
+
+
+def test_gradients_that_are_not_finite_end_no_training(tmp_path, monkeypatch):
+    def broken(*arguments):
+        gradients = _user_gradients(*arguments)
+        next(iter(gradients.values()))[0] = torch.nan  # of the first user of every batch
+        return gradients
+
+    monkeypatch.setattr(private_cloud, "_user_gradients", broken)
+    trainer = trainer_of(CONFIG, tmp_path)
+    assert [record["epoch"] for record in trainer.run()] == [1, 2]
+    assert np.isfinite(trainer.weights().item_bias.detach().numpy()).all()
+    assert verify(tmp_path / CLOUD_LEDGER).num_releases == trainer.steps
+
+
+def test_a_model_that_noise_made_infinite_ends_training_by_name(tmp_path):
+    trainer = trainer_of(CONFIG, tmp_path)
+    with torch.no_grad():
+        next(iter(trainer.parameters.values())).fill_(torch.inf)
+    with pytest.raises(PrivacyError, match=r"not finite: lower cloud\.learning_rate"):
+        list(trainer.run())
 
 
 def test_gradients_longer_than_the_clipping_norm_are_cut_to_it(users, tmp_path):

@@ -207,6 +207,77 @@ def test_what_is_withstood_follows_from_the_parameters():
         mixing(num_byzantine=2)(torch.ones(3, 2), torch.full((3,), 1 / 3), RoundContext())
 
 
+@dataclass(frozen=True)
+class OwnRows:
+    """A mean whose ``own_rows`` have the fault ``kind``."""
+
+    kind: str
+    sensitivity, breakdown = 2.0, 0.0
+
+    def __call__(self, updates_KP, weights_K, state):
+        return updates_KP.mean(0) * (0.5 if self.kind == "of another result" else 1)
+
+    def own_rows(self, updates_KP):
+        if self.kind == "mixing" and len(updates_KP):
+            return 2 * updates_KP.mean(0) - updates_KP
+        return updates_KP * (2 if self.kind == "longer" else 1)
+
+
+OWN = "own rows are each user's own"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("mixing", "own_rows mixes users: user 0 gets another row"),
+        ("longer", "makes the row of user 0 longer than it was"),
+        ("of another result", "of the largest value from the mean of own_rows"),
+    ],
+)
+def test_own_rows_that_are_not_what_they_declare_are_caught(kind, words):
+    assert words in failures(check_rule(OwnRows(kind), only=(OWN,)))[OWN]
+
+
+def test_own_rows_that_are_what_they_declare_hold():
+    assert [found.outcome for found in check_rule(OwnRows("none"), only=(OWN,))] == ["holds"]
+
+
+def test_norm_bounding_with_a_given_bound_keeps_what_it_tells_privacy():
+    found = check_rule(AGGREGATORS["norm-bounding"](bound=0.3), only=(OWN, "sensitivity, as declared"))
+    assert [one.outcome for one in found] == ["holds", "holds"]
+
+
+def test_a_rule_without_own_rows_is_not_asked_for_them():
+    assert [found.outcome for found in check_rule(AllPairs(), only=(OWN,))] == ["skipped"]
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Of a mean, its coordinates' median, or its direction alone."""
+
+    kind: str
+    sensitivity: float
+    breakdown = 0.0
+
+    def __call__(self, updates_KP, weights_K, state):
+        if self.kind == "median":
+            return updates_KP.median(dim=0).values
+        mean_P = updates_KP.mean(0)
+        return mean_P / mean_P.norm().clamp(min=1e-9) if self.kind == "direction" else mean_P
+
+
+@pytest.mark.parametrize(("kind", "sensitivity"), [("mean", 1.0), ("median", 2.0), ("direction", 2.0)])
+def test_a_sensitivity_that_one_user_exceeds_is_caught(kind, sensitivity):
+    name = "sensitivity, as declared"
+    told = failures(check_rule(Claims(kind, sensitivity), only=(name,)))[name]
+    assert "moves the result by" in told
+    assert f"declares sensitivity = {sensitivity:g}" in told
+
+
+def test_the_sensitivity_of_a_mean_holds():
+    assert failures(check_rule(Claims("mean", 2.0), only=("sensitivity, as declared",))) == {}
+
+
 def test_the_suite_does_not_catch_a_plain_mean():
     assert failures(check_rule(Faulty("none"), only=QUICK)) == {}
 

@@ -25,6 +25,12 @@ def test_no_row_is_longer_than_the_bound(rows_KP, bound):
     assert (exact_norms(clipped_KP) <= bound).all()
 
 
+@given(finite_rows, st.sampled_from([1e-30, 1e-20, 1e-13]), st.sampled_from([1e-30, 1e-20, 1e-10, 1.0]))
+def test_no_row_is_longer_than_a_bound_whose_square_float32_does_not_hold(rows_KP, bound, scale):
+    clipped_KP, _ = clip_rows((rows_KP * scale).astype(np.float32), bound)
+    assert (exact_norms(clipped_KP) <= bound).all()
+
+
 @given(finite_rows, st.floats(1e-3, 1e3))
 def test_rows_well_inside_the_bound_keep_their_bits(rows_KP, bound):
     clipped_KP, _ = clip_rows(rows_KP, bound)

@@ -6,7 +6,8 @@ import numpy as np
 
 _BLOCK = 1024  # columns per float32 dot product; blocks are summed in float64
 _MARGIN = 2.0**-17  # relative; above the rounding error of a block and of the scaled row
-_EXTREME = 1e30  # norms above this are scaled in float64: their factor would lose digits in float32
+_EXTREME = 1e-30  # factors below this are applied in float64: they would lose digits in float32
+_FAINT = 1e-12  # below such bounds norms are measured in float64: squares of coordinates vanish in float32
 
 
 def row_norms(rows_KP: np.ndarray) -> np.ndarray:
@@ -33,14 +34,15 @@ def clip_rows(updates_KP: np.ndarray, clipping_norm: float, in_place: bool = Fal
     all of them. A row that is not finite comes back as zeros, and its norm says so. Returns the input itself where
     nothing changes, or where ``in_place`` allows to overwrite it.
     """
-    norms_K = row_norms(updates_KP)
+    faint = clipping_norm < _FAINT
+    norms_K = np.linalg.norm(updates_KP.astype(np.float64), axis=1) if faint else row_norms(updates_KP)
     bad_K = ~np.isfinite(norms_K)
     long_K = ~bad_K & (norms_K * (1 + _MARGIN) > clipping_norm)
     if not (bad_K.any() or long_K.any()):
         return updates_KP, norms_K
     scale_K = np.ones(len(norms_K))
     scale_K[long_K] = clipping_norm / (1 + 2 * _MARGIN) / norms_K[long_K]
-    extreme = np.flatnonzero(long_K & (norms_K > _EXTREME))
+    extreme = np.flatnonzero(long_K & (scale_K < _EXTREME))
     exact = updates_KP[extreme] * scale_K[extreme, None]
     clipped_KP = updates_KP if in_place else np.empty_like(updates_KP)
     with np.errstate(invalid="ignore"):
