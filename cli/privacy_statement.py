@@ -15,7 +15,9 @@ from fedquilt.errors import PrivacyError
 def statement(
     where: Annotated[Path, typer.Argument(metavar="RUN|LEDGER", help="A run's folder, or a ledger file.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write a one-page HTML here.")] = None,
-    key: Annotated[Path | None, typer.Option("--sign", help="File with a hex Ed25519 private key.")] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", "--sign", metavar="FILE", help="Sign it with this key (`privacy keygen`).")
+    ] = None,
     audit: Annotated[
         Path | None, typer.Option("--audit", help="JSON of an audit; unless given, the run's own.")
     ] = None,
@@ -24,11 +26,12 @@ def statement(
 ) -> None:
     """Recompute everything from the ledger and say it. Exit code 1 where the ledger does not hold."""
     from fedquilt.privacy.audit.report import read_audit
+    from fedquilt.privacy.signing import read_key
     from fedquilt.privacy.statement import in_words, sign
     from fedquilt.privacy.statement import statement as facts_of
 
     facts = facts_of(where, read_audit(audit) if audit else None, ("prv",) if prv else ())
-    signature = sign(facts, _read_key(key)) if key else None
+    signature = sign(facts, read_key(key)) if key else None
     words = in_words(facts)
     if html is not None:
         _write(html, page(facts, words, signature))
@@ -108,16 +111,6 @@ def _chart(rows: list[tuple[int, float]], budget: float | None) -> str:
     )
     line += f'<text x="{width - 70}" y="{height - 4}" font-size="11">round {last}</text>'
     return f'<svg viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="epsilon by round">{line}</svg>'
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        key = bytes.fromhex(path.read_text().strip())
-    except (OSError, ValueError) as error:
-        raise PrivacyError(f"cannot read the key {path}: {error}") from None
-    if len(key) != 32:
-        raise PrivacyError(f"{path} holds {len(key)} bytes; an Ed25519 private key has 32, written as 64 hex digits")
-    return key
 
 
 def _write(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from fedquilt.privacy.audit.report import in_a_line, stored_audit
 from fedquilt.privacy.book import ledger_path, read_book
 from fedquilt.privacy.individual import epsilons_of, participation_mu2
 from fedquilt.privacy.plan import Plan, assumptions
+from fedquilt.privacy.signing import public_key, signature_of
 from fedquilt.privacy.verify import TOLD, budget_of, burn_down, verify
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
@@ -154,14 +155,11 @@ def digest(facts: Mapping[str, Any]) -> str:
 
 def sign(facts: Mapping[str, Any], private_key: bytes) -> dict[str, str]:
     """Ed25519 over ``digest(facts)``."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.from_private_bytes(private_key)
     text = digest(facts)
     return {
         "digest": text,
-        "public_key": key.public_key().public_bytes_raw().hex(),
-        "signature": key.sign(text.encode()).hex(),
+        "public_key": public_key(private_key),
+        "signature": signature_of(text.encode(), private_key),
     }
 
 
