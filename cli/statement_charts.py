@@ -20,10 +20,10 @@ def burn_down_chart(rows: Sequence[Sequence[Any]], budget: float | None) -> Mark
     if len(points) < 2:
         return Markup("")
     frame = _Frame((0.0, points[-1][0]), max(epsilon for _, epsilon in [*points, (0, budget or 0.0)]))
-    drawn = frame.axes([(0, "0"), (points[-1][0], f"{points[-1][0]:g}")], "round") + frame.line(points, COLOURS["pld"])
+    drawn = frame.axes([(0, "0"), (points[-1][0], f"{points[-1][0]:g}")], "round") + frame.line(points, COLOURS["rdp"])
     if budget:
         drawn += frame.line([(0, budget), (points[-1][0], budget)], _BUDGET, dashed=True)
-        drawn += frame.text(LEFT + 6, frame.y(budget) + 14, f"budget {budget:g}", colour=_BUDGET)
+        drawn += frame.text(LEFT + 6, frame.y(budget) + 14, f"budget {budget:g}", "start", _BUDGET)
     return frame.whole(drawn, "epsilon by round")
 
 
@@ -85,7 +85,6 @@ class _Frame:
         return drawn
 
     def text(self, x: float, y: float, text: str, anchor: str = "middle", colour: str = "#555") -> Markup:
-        anchor = "start" if colour == _BUDGET else anchor
         return Markup('<text x="{:.1f}" y="{:.1f}" font-size="12" text-anchor="{}" fill="{}">{}</text>').format(
             x, y, anchor, colour, text
         )
