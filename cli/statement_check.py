@@ -41,7 +41,7 @@ def check(text: str, public_key: str) -> list[str]:
     """What is wrong, in sentences; [] for a statement that holds. PrivacyError for what is no statement."""
     asked = require_public_key(public_key)
     read = _read_json(text) if text.lstrip().startswith("{") else _read_page(text)
-    return [*_check_signature(read, asked), *_check_shown(read)]
+    return [*_check_signature(read, asked), *_check_shown(read), *_check_holds(read)]
 
 
 # --- reading ---
@@ -127,6 +127,12 @@ def _check_shown(read: Read) -> Iterator[str]:
     by = read.facts.get("made_by")
     yield f"it does not show what its facts give (they name {by!r}; this is fedquilt {__version__}):"
     yield from _differences(read.shown, made)
+
+
+def _check_holds(read: Read) -> Iterator[str]:
+    """Making such a statement leaves with 1 too."""
+    if read.facts.get("holds") is not True:
+        yield "it says of itself that the records do not hold"
 
 
 def _differences(shown: str, made: str) -> Iterator[str]:

@@ -123,6 +123,11 @@ def test_words_beside_a_signature_are_found(facts):
     assert "is none" in told(page(facts, {**sign(facts, KEY), "note": "approved by everyone"}))
 
 
+def test_a_signed_page_that_owns_up_to_findings_is_no_pass(facts):
+    failed = {**facts, "holds": False, "findings": ["chain: entry 2 was changed"]}
+    assert check(page(failed, sign(failed, KEY)), PUBLIC) == ["it says of itself that the records do not hold"]
+
+
 def test_second_facts_in_a_page_are_refused(shown):
     with pytest.raises(PrivacyError, match="facts 2 times"):
         check(shown.replace("</html>", '<pre id="facts">{}</pre></html>'), PUBLIC)
