@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from tiny_ledger import write_run
 
@@ -64,6 +65,10 @@ def test_an_epsilon_without_end_is_told_so_and_can_be_signed(facts):
     endless = settled({**facts, "burn_down": [[1, float("inf")]]})
     assert digest(endless)
     assert "infinite" in "\n".join(lines_of(endless, []))
+
+
+def test_numbers_of_numpy_are_settled_as_plain_ones():
+    assert settled({"a": np.int64(3), "b": [np.float64(0.5), np.float32("inf")]}) == {"a": 3, "b": [0.5, None]}
 
 
 def test_the_page_holds_both_charts(facts):

@@ -15,6 +15,7 @@ from fedquilt.privacy.events import (
     DistributedRelease,
     FixedOrder,
     GraphRelease,
+    LocalRelease,
     MatrixOpened,
     RunOpened,
     TreeRelease,
@@ -136,8 +137,10 @@ def test_a_graph_under_gaussian_noise_adds_up_with_steps(tmp_path):
         ([step(0, FIRST)], "was not opened"),
         ([(MATRIX, None), (step(0, FIRST)[0], None)], "not all who took part"),
         ([(MATRIX, None), step(0, FIRST), shares(2, FIRST, "a")], "no way that is proven here"),
+        ([(LocalRelease("r", 1, 3, 1.0, 1.0), None)], "not all who took part"),
+        ([(GraphRelease("r", 1, 0.0, 1.0, 20, ids_hash(USERS), 100, 5), USERS)], "a release had no noise"),
     ],
-    ids=["nothing", "unopened", "unrecorded", "mixed"],
+    ids=["nothing", "unopened", "unrecorded", "mixed", "nobody's cohort", "no noise"],
 )
 def test_what_is_not_told_says_why(tmp_path, events, why):
     told, said = quantiles(tmp_path, "dp-ftrl", *events)

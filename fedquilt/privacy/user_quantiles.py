@@ -27,8 +27,10 @@ def user_quantiles(book: Book, opening: ev.RunOpened) -> tuple[dict[str, float] 
     """(quantile → epsilon, ""), or (None, why they are not told)."""
     users_U = book.cohorts.get(opening.population_hash)
     releases = [event for event in book.events if event.releases and not getattr(event, "empty", False)]
-    if users_U is None or any(event.cohort_hash not in book.cohorts for event in releases):  # type: ignore[attr-defined]
+    if users_U is None or any(getattr(event, "cohort_hash", None) not in book.cohorts for event in releases):
         return None, "not all who took part are on the ledger"
+    if not all(getattr(event, "noise_multiplier", 1.0) for event in releases):
+        return None, "a release had no noise"
     if not releases:
         return None, "nothing was released"
     try:
