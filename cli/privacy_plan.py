@@ -50,9 +50,9 @@ def plan(
     from fedquilt.privacy.plan import assumptions, curve
 
     if mode != "central":
-        _refuse_for_modes(mode, {"--plot": plot, "--accountant": accountant, "--prv": prv})
+        _refuse_for_modes(mode, {"--accountant": accountant, "--prv": prv})
         setting = _setting(mode, users, cohort_size, delta, sampler, dimension, dropout_margin, correlation)
-        return _plan_mode(setting, epsilon, rounds, noise, as_json)
+        return _plan_mode(setting, epsilon, rounds, noise, plot, as_json)
     sampler, accountant = sampler or "poisson", accountant or "rdp"
     if sampler == "fixed-order":
         raise PrivacyError("--sampler fixed-order is for modes local, distributed and dp-ftrl: give --mode")
@@ -91,10 +91,12 @@ def plan(
     print_table(burn)
 
 
-def _plan_mode(setting: Setting, epsilon: float | None, rounds: int | None, noise: float | None, as_json: bool) -> None:
+def _plan_mode(
+    setting: Setting, epsilon: float | None, rounds: int | None, noise: float | None, plot: Path | None, as_json: bool
+) -> None:
     from cli.privacy_plan_modes import plan_mode
 
-    plan_mode(setting, epsilon, rounds, noise, as_json)
+    plan_mode(setting, epsilon, rounds, noise, plot, as_json)
 
 
 def _refuse_for_modes(mode: str, given: dict[str, object]) -> None:
@@ -164,18 +166,7 @@ def _solve(
 
 
 def _plot(path: Path, by_rounds: list[tuple[int, float]], made: Plan) -> None:
-    import matplotlib
+    from cli.plan_plot import plot
 
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*by_rounds, strict=True), marker="o", markersize=3)
-    axes.set(xlabel="rounds", ylabel=f"ε at δ = {made.delta:.2g} ({made.accountant})", ylim=(0, None))
-    axes.set_title(f"noise multiplier {made.noise_multiplier:.3g}, {made.sampler.kind} sampling", fontsize=10)
-    axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        raise PrivacyError(f"cannot write the plot {path}: {error}") from None
+    title = f"noise multiplier {made.noise_multiplier:.3g}, {made.sampler.kind} sampling"
+    plot(path, by_rounds, title, made.delta, made.accountant)

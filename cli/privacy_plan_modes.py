@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from cli.options import new_table, number, print_json, print_table
 from fedquilt.errors import PrivacyError
-from fedquilt.privacy.mode_plans import MODES, ModePlan, Setting, noise_for, rounds_for
+from fedquilt.privacy.mode_plans import MODES, ModePlan, Setting, curve, noise_for, rounds_for
 from fedquilt.privacy.plan import plan_noise, sampler_for
 
 NOISE_OF = {
@@ -22,11 +23,18 @@ NOISE_OF = {
 
 
 def plan_mode(
-    setting: Setting, epsilon: float | None, rounds: int | None, noise: float | None, as_json: bool = False
+    setting: Setting,
+    epsilon: float | None,
+    rounds: int | None,
+    noise: float | None,
+    plot: Path | None = None,
+    as_json: bool = False,
 ) -> None:
     """Two of epsilon, rounds and noise give the third."""
     made = solved(setting, epsilon, rounds, noise)
-    spent = made.epsilon
+    spent, by_rounds = made.epsilon, curve(made)
+    if plot is not None:
+        _plot(plot, by_rounds, made)
     rows = list(beside(made, epsilon or spent))
     facts: dict[str, Any] = {
         "mode": setting.mode,
@@ -40,7 +48,7 @@ def plan_mode(
         "noise_on_the_mean": made.on_the_mean,
     }
     if as_json:
-        print_json({**facts, "modes": rows})
+        print_json({**facts, "modes": rows, "by_rounds": by_rounds})
         return
     typer.echo(
         f"{setting.mode}: {made.rounds:,} rounds at noise multiplier {made.noise_multiplier:.4g}: epsilon {spent:.3f}"
@@ -55,7 +63,21 @@ def plan_mode(
         noisy = f"{row['noise_on_the_mean']:.3g}"
         table.add_row(row["mode"], f"{row['noise_multiplier']:.4g}", noisy, mark, NOISE_OF[row["mode"]])
     print_table(table)
+    whole = "A plan of so many rounds, charged before its first"
+    burn = new_table(whole if setting.mode == "dp-ftrl" else "Spent by rounds", "rounds", "epsilon")
+    for count, charged in by_rounds:
+        burn.add_row(number(count), f"{charged:.3f}")
+    print_table(burn)
     typer.echo(f"Noise on the mean: std of a coordinate of the mean over all {number(made.rounds)} rounds.")
+
+
+def _plot(path: Path, by_rounds: list[tuple[int, float]], made: ModePlan) -> None:
+    from cli.plan_plot import plot
+
+    setting = made.setting
+    whole = ", plans charged before their first round" if setting.mode == "dp-ftrl" else ""
+    title = f"{setting.mode}{whole}, noise multiplier {made.noise_multiplier:.3g}, {setting.sampler.kind}"
+    plot(path, by_rounds, title, setting.delta)
 
 
 def solved(setting: Setting, epsilon: float | None, rounds: int | None, noise: float | None) -> ModePlan:

@@ -22,7 +22,7 @@ def verify(
     ] = None,
     head: Annotated[list[str] | None, typer.Option("--head", help="NUMBER:HASH that someone remembers.")] = None,
     public_key: Annotated[
-        str | None, typer.Option("--public-key", help="Hex Ed25519 key that must have signed.")
+        str | None, typer.Option("--public-key", help="Hex Ed25519 key that must have signed the last head.")
     ] = None,
     sampling_seed: Annotated[
         int | None, typer.Option("--sampling-seed", help="Draw the cohorts of a simulation again from its seed.")

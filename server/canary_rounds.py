@@ -176,6 +176,7 @@ def charged_to_nobody(config: Config, opening: ev.RunOpened) -> dict[str, Any]:
     return config.privacy.model_dump() | {
         "population": "",
         "population_epsilon": 0.0,
+        "signing_key": "",
         "device_epsilon": 0.0,
         "device_delta": 0.0,
         "device_norms": False,

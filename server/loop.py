@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from logging import WARNING
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from flwr.supercore import log
 from fedquilt.code import whole_code_hash
 from fedquilt.config import Config
 from fedquilt.errors import BudgetExceededError, DrainedError, FederationError, RunError
+from fedquilt.privacy.signing import read_key
 from fedquilt.runs import RunFolder
 from fedquilt.wire import read_ceiling, read_patch, write_patch
 from server.appeals import heard
@@ -265,7 +267,13 @@ class _Federation:
         users = len(absent_users(self.strategy.roster))
         return {"absent": users} if users else {}
 
+    def _sign(self) -> None:
+        """The privacy ledger's head, where the run was given a key."""
+        if self.strategy.private is not None and self.config.privacy.signing_key:
+            self.strategy.private.sign(read_key(Path(self.config.privacy.signing_key)))
+
     def _save(self, round_: int) -> None:
+        self._sign()
         checkpoint = Checkpoint(
             round_=round_,
             patch_P=read_patch(self.arrays),
@@ -329,6 +337,7 @@ class _Federation:
         """Of the nodes that answered within the round's deadline, if they are enough; the others are named."""
         rounds = self.last_done
         self._welcome(rounds)
+        self._sign()
         valid, test = self._evaluate(rounds, "valid"), self._evaluate(rounds, "test")
         for evaluation in (valid, test):
             self._require_enough(evaluation)

@@ -26,6 +26,7 @@ from fedquilt.privacy.randomness import Simulated, Source, commitment
 from fedquilt.privacy.samplers import SamplingPlan
 from fedquilt.privacy.sampling import share_of
 from fedquilt.privacy.settings import why_no_norms
+from fedquilt.privacy.signing import public_key, read_key
 from fedquilt.privacy.verify import budget_of
 from fedquilt.runs import RunFolder
 from server.in_process import InProcessGrid
@@ -53,12 +54,16 @@ def require_possible(config: Config) -> None:
     if privacy.mode == "none":
         if privacy.device_norms:
             raise PrivacyError(why_no_norms(privacy))
+        if privacy.signing_key:
+            raise PrivacyError("privacy.signing_key signs a privacy ledger, and privacy.mode = 'none' keeps none")
         if privacy.device_epsilon or privacy.population:
             raise PrivacyError(
                 "privacy.device_epsilon and privacy.population limit what is spent, and privacy.mode = 'none' spends"
                 " without limit: set a mode, or leave them out"
             )
         return
+    if privacy.signing_key:
+        public_key(read_key(Path(privacy.signing_key)))  # as every checkpoint will, after rounds have left
     require_mode(config)
 
 

@@ -67,6 +67,9 @@ class Common:
         if told not in events and not any(event.releases and event.round_ == round_ for event in events):
             self.gate.open(told)
 
+    def sign(self, private_key: bytes) -> None:
+        self.gate.ledger.sign(private_key)
+
     def facts(self) -> dict[str, str]:
         """For events and terms: the kind of noise that is drawn."""
         return {"randomness": self.plan.source.kind}
@@ -93,6 +96,9 @@ class PrivateRounds(Protocol):
 
     def abort(self, round_: int, cause: str) -> None:
         """On the ledger, once, that nothing of the round left; not where something did. Costs nothing."""
+
+    def sign(self, private_key: bytes) -> None:
+        """The ledger's head as it is now (Ed25519)."""
 
     def terms(self, round_: int) -> Terms:
         """What the devices of the round that was begun are told."""

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cli.main import app, main
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy.gaussian import gaussian_epsilon
-from fedquilt.privacy.mode_plans import MODES, ModePlan, Setting, epsilon_of, noise_for, rounds_for
+from fedquilt.privacy.mode_plans import MODES, ModePlan, Setting, curve, epsilon_of, noise_for, rounds_for
 from fedquilt.privacy.sampling import FixedOrder, NoSampling
 from server.privacy import summary
 
@@ -96,6 +96,23 @@ def test_the_plan_of_a_mode_stands_beside_the_others_with_its_own_row_marked():
     assert facts["epsilon"] <= 4
     assert [row["mode"] for row in facts["modes"] if row["executed"]] == ["distributed"]
     assert {row["mode"] for row in facts["modes"]} == {*MODES, "central"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_charged_by_rounds_grows_to_the_plans_own_epsilon(mode):
+    made = ModePlan(setting(mode), 6.0, 25)
+    rows = curve(made)
+    assert rows[-1] == (25, made.epsilon)
+    assert [epsilon for _, epsilon in rows] == sorted(epsilon for _, epsilon in rows)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_draws_what_its_rounds_are_charged(mode, tmp_path):
+    picture = tmp_path / "plan.png"
+    told = plan("--mode", mode, "--dimension", 50, "--noise", 6, "--rounds", 20, "--plot", picture, "--json")
+    assert told.exit_code == 0, told.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads(told.stdout)["by_rounds"]) == 12
 
 
 def test_without_a_dimension_the_distributed_row_is_left_out():

@@ -21,6 +21,7 @@ import numpy as np
 
 from fedquilt.errors import LedgerError, PrivacyError
 from fedquilt.privacy.events import Event, from_json, ids_hash, to_json
+from fedquilt.privacy.signing import public_key, signature_of
 
 FILE = "privacy.sqlite"
 FORMAT = "fedquilt-privacy-ledger-1"
@@ -185,14 +186,15 @@ class Ledger:
         return entry
 
     def sign(self, private_key: bytes) -> Head:
-        """Sign the head with a raw 32-byte Ed25519 key (RFC 8032)."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        key, head = Ed25519PrivateKey.from_private_bytes(private_key), self.head()
-        signature = key.sign(signed_text(self.id, head)).hex()
-        public = key.public_key().public_bytes_raw().hex()
+        """Sign the head with a raw 32-byte Ed25519 key, while nobody else writes; once, however often asked."""
+        public = public_key(private_key)
         with _told(self.path, "sign"), self._transaction():
-            self._db.execute("INSERT INTO heads VALUES (?, ?, ?, ?)", (head.seq, head.hash, public, signature))
+            head = self.head()
+            signature = signature_of(signed_text(self.id, head), private_key)
+            row = head.seq, head.hash, public, signature
+            if not self._db.execute("SELECT 1 FROM heads WHERE (seq, hash, public_key, signature) = (?, ?, ?, ?)", row
+                                    ).fetchone():  # fmt: skip
+                self._db.execute("INSERT INTO heads VALUES (?, ?, ?, ?)", row)
         return head
 
     def lies_there(self) -> bool:

@@ -19,7 +19,7 @@ from fedquilt.privacy.distributed import DistributedNoise
 from fedquilt.privacy.events import MatrixOpened
 from fedquilt.privacy.gaussian import analytic_noise_multiplier, gaussian_epsilon, require_epsilon
 from fedquilt.privacy.matrix import prefix_noise_variance, sensitivity_of
-from fedquilt.privacy.plan import MOST_ROUNDS, largest_count, smallest_noise
+from fedquilt.privacy.plan import MOST_ROUNDS, largest_count, smallest_noise, steps_to
 from fedquilt.privacy.randomness import Simulated
 from fedquilt.privacy.sampling import FixedOrder, Sampler, most_rounds, share_of
 
@@ -86,6 +86,11 @@ def epsilon_of(setting: Setting, noise_multiplier: float, rounds: int) -> float:
     if noise_multiplier <= 0:
         raise PrivacyError(f"noise_multiplier = {noise_multiplier:g} with a budget: no budget covers no noise")
     return _charge(setting.mode)(setting, noise_multiplier, rounds)
+
+
+def curve(made: ModePlan, points: int = 12) -> list[tuple[int, float]]:
+    """(rounds, epsilon of a plan of so many rounds at this noise). DP-FTRL is charged whole, before its first round."""
+    return [(count, epsilon_of(made.setting, made.noise_multiplier, count)) for count in steps_to(made.rounds, points)]
 
 
 def noise_for(setting: Setting, epsilon: float, rounds: int) -> float:

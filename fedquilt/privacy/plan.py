@@ -173,8 +173,13 @@ def assumptions(
 
 def curve(plan: Plan, points: int = 12) -> list[tuple[int, float]]:
     """(rounds, epsilon) along the plan."""
-    steps = sorted({max(1, round(plan.rounds * i / points)) for i in range(1, points + 1)})
-    return [(n, ACCOUNTANTS[plan.accountant].epsilon({plan.atom: n}, plan.delta)) for n in steps]
+    accountant = ACCOUNTANTS[plan.accountant]
+    return [(n, accountant.epsilon({plan.atom: n}, plan.delta)) for n in steps_to(plan.rounds, points)]
+
+
+def steps_to(rounds: int, points: int) -> list[int]:
+    """At most so many counts of rounds, evenly up to all of them."""
+    return sorted({max(1, round(rounds * i / points)) for i in range(1, points + 1)})
 
 
 def _require_rounds(rounds: int) -> None:

@@ -63,6 +63,11 @@ class PrivacyConfig(BaseModel):
     population_epsilon: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="what all these runs may spend together; set by the first of them"
     )
+    signing_key: str = Field(
+        "",
+        description="file of a key (`fedquilt privacy keygen`) that signs the head of the run's ledger at every"
+        " checkpoint and at the end",
+    )
 
 
 def why_no_norms(privacy: PrivacyConfig) -> str:
@@ -83,6 +88,6 @@ _FIRST = ("mode", "noise_multiplier", "epsilon", "delta", "sampler", "budget_eps
 
 
 def unused(config: PrivacyConfig) -> set[str]:
-    """Fields that came later and stand at their default: left out of a configuration's hash."""
+    """Left out of a configuration's hash: where a key lies, and fields that came later and stand at their default."""
     later: dict[str, Any] = {name: field for name, field in PrivacyConfig.model_fields.items() if name not in _FIRST}
-    return {name for name, field in later.items() if getattr(config, name) == field.default}
+    return {"signing_key"} | {name for name, field in later.items() if getattr(config, name) == field.default}

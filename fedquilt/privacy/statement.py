@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedquilt import __version__
 from fedquilt.errors import PrivacyError
 from fedquilt.privacy import events as ev
 from fedquilt.privacy.accountants import compose
 from fedquilt.privacy.audit.report import in_a_line, stored_audit
 from fedquilt.privacy.book import ledger_path, read_book
-from fedquilt.privacy.individual import epsilons_of, participation_mu2
 from fedquilt.privacy.plan import Plan, assumptions
+from fedquilt.privacy.signing import public_key, signature_of
+from fedquilt.privacy.user_quantiles import user_quantiles
 from fedquilt.privacy.verify import TOLD, budget_of, burn_down, verify
 
-QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 RELEASED = {
     ev.GaussianRelease.kind: "the noised mean of users' clipped updates, as the next patch, to every device",
     ev.AdaptiveClip.kind: "the noised share of users below the clipping norm, to every device as the next norm",
@@ -70,7 +72,9 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None, further
     deltas = tuple(sorted({opening.delta, *(10.0**-k for k in range(4, 9) if 10.0**-k < 1 / opening.population)}))
     verdict = verify(where, deltas=deltas, accountants=(*TOLD, *further))
     kinds = [event.kind for event in book.events if event.releases]
-    return {
+    by_user, why_not = user_quantiles(book, opening)
+    facts = {
+        "made_by": f"fedquilt {__version__}",
         "run": opening.run,
         "unit": f"one {opening.unit}, with all rows that the {opening.unit} ever sends",
         "neighbours": opening.neighbours,
@@ -97,7 +101,8 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None, further
         "never_leaves": _never_leaves(book.events),
         "outside": OUTSIDE,
         "most_participations": verdict.most_participations,
-        "epsilon_by_user_quantile": _quantiles(book, opening),
+        "epsilon_by_user_quantile": by_user,
+        "epsilon_by_user_why_not": why_not,
         "burn_down": _thin(burn_down(book.events, opening.delta)),
         "assumptions": _assumptions(opening, book.events),
         "audit": dict(audit) if audit else None,
@@ -114,6 +119,7 @@ def statement(where: str | Path, audit: Mapping[str, Any] | None = None, further
         "holds": verdict.holds,
         "ledger_head": verdict.head,
     }
+    return settled(facts)
 
 
 def in_words(facts: Mapping[str, Any]) -> list[str]:
@@ -147,21 +153,32 @@ def _wording(facts: Mapping[str, Any]) -> str:
     return facts["mechanism"] if facts["mechanism"] in NOISE_IN_WORDS else "central"
 
 
+def settled(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back, in one order, so that a page made from either is the same; infinity is None there."""
+    return dict(json.loads(ev.canonical(_finite(facts))))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def digest(facts: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical facts; what a signature of the statement covers."""
     return hashlib.sha256(ev.canonical(facts).encode()).hexdigest()
 
 
 def sign(facts: Mapping[str, Any], private_key: bytes) -> dict[str, str]:
-    """Ed25519 over ``digest(facts)``."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.from_private_bytes(private_key)
+    """Ed25519 over ``digest(facts)``; a page is checked by making it again from the facts in it."""
     text = digest(facts)
     return {
         "digest": text,
-        "public_key": key.public_key().public_bytes_raw().hex(),
-        "signature": key.sign(text.encode()).hex(),
+        "public_key": public_key(private_key),
+        "signature": signature_of(text.encode(), private_key),
     }
 
 
@@ -189,42 +206,6 @@ def _observed(sizes: tuple[int, ...], opening: ev.RunOpened) -> str:
         return "no cohort was recorded"
     spread = f"{min(sizes)} to {max(sizes)}, mean {np.mean(sizes):.1f}"
     return f"cohorts of {spread} users, {opening.expected_cohort:g} expected"
-
-
-def _quantiles(book: Any, opening: ev.RunOpened) -> dict[str, float] | None:
-    """epsilon of users by participation alone, without amplification.
-
-    None where a cohort is not recorded, or a release is not Gaussian by itself (shares, correlated steps): what is left
-    would be less than was spent.
-    """
-    population_U = book.cohorts.get(opening.population_hash)
-    releases = [event for event in book.events if event.releases and not getattr(event, "empty", False)]
-    if population_U is None or not releases or any(not _alone(event, book) for event in releases):
-        return None
-    rounds = [
-        (book.cohorts[event.cohort_hash], _multiplier(event))
-        for event in releases
-        if not isinstance(event, ev.LocalRound)
-    ]
-    rounds += list(_local_rounds(book))
-    try:
-        epsilons_U = epsilons_of(participation_mu2(rounds, population_U), opening.delta)
-    except PrivacyError:
-        return None
-    return {f"{q:g}": float(np.quantile(epsilons_U, q, method="higher")) for q in QUANTILES}
-
-
-def _alone(event: ev.Event, book: Any) -> bool:
-    """Whether a user's share of the release is one Gaussian, of those in a recorded cohort."""
-    if isinstance(event, ev.GraphRelease) and event.noise != "gaussian":
-        return False
-    kinds = ev.GaussianRelease | ev.AdaptiveClip | ev.GraphRelease | ev.LocalRound
-    return isinstance(event, kinds) and event.noise_multiplier > 0 and event.cohort_hash in book.cohorts
-
-
-def _multiplier(event: Any) -> float:
-    """std / how far a neighbour moves the sum: 2C where a user is replaced."""
-    return float(event.noise_multiplier) / (2 if event.neighbours == "replace-one" else 1)
 
 
 def _never_leaves(events: list[ev.Event]) -> str:
@@ -256,20 +237,6 @@ def _particulars(events: list[ev.Event]) -> list[str]:
                 f" {event.noise} noise {event.noise_multiplier:.4g} times a user's part"
             )
     return list(told.values())
-
-
-def _local_rounds(book: Any) -> Iterator[tuple[np.ndarray, float]]:
-    """(users, noise multiplier of a row against another 2C away), once for every different set of rows of a round."""
-    by_round: dict[tuple[int, str], set[str]] = {}
-    noise: dict[tuple[int, str], float] = {}
-    for event in book.events:
-        if isinstance(event, ev.LocalRound) and event.cohort_hash in book.cohorts:
-            key = event.round_, event.cohort_hash
-            by_round.setdefault(key, set()).add(event.release_digest)
-            noise[key] = _multiplier(event)
-    for key, digests in by_round.items():
-        for _ in range(max(len(digests - {""}), 1)):
-            yield book.cohorts[key[1]], noise[key]
 
 
 def _assumptions(opening: ev.RunOpened, events: list[ev.Event]) -> list[dict[str, Any]]:

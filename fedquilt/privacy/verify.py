@@ -32,8 +32,8 @@ from fedquilt.privacy.book import (
 from fedquilt.privacy.cohort_checks import FromUsers, check_cohorts
 from fedquilt.privacy.gaussian import require_delta
 from fedquilt.privacy.graph_release import check_graphs
+from fedquilt.privacy.head_checks import check_heads, check_signatures
 from fedquilt.privacy.individual import check_device_limits, device_epsilons
-from fedquilt.privacy.ledger import Head, genesis, signed_text
 from fedquilt.privacy.matrix import require_sensitivity, require_separation
 from fedquilt.privacy.mode_checks import check_modes
 from fedquilt.privacy.randomness import Source
@@ -79,8 +79,8 @@ def verify(
     for the ledger of a population, those of its runs.
 
     ``heads``: "number:hash" that others remember. ``released``: the run's records (read from the folder unless given).
-    ``public_key``: hex, whose signatures must be there. ``sampling_source``: the key that cohorts were drawn with, to
-    draw them again. ``deployed``: seeded noise is a finding. LedgerError where there is nothing to verify.
+    ``public_key``: hex, must have signed the last head. ``sampling_source``: the key that cohorts were drawn with,
+    to draw them again. ``deployed``: seeded noise is a finding. LedgerError where there is nothing to verify.
     """
     path, devices = ledger_path(where), list(devices)
     book, findings = read_book(path)
@@ -121,48 +121,6 @@ def _devices(where: str | Path, named: Iterable[str | Path]) -> list[str | Path]
 
 
 # --- checks ---
-
-
-def check_heads(book: Book, remembered: Iterable[str]) -> Iterator[Finding]:
-    """Every head that anyone remembers is still in the chain."""
-    ours = {entry.seq: entry.hash for entry in book.entries} | {0: genesis(book.id)}
-    for text in dict.fromkeys(remembered):
-        head = Head.parse(text)
-        if head.seq not in ours:
-            yield Finding("rollback", f"entry {head.seq} was seen by others; the ledger ends at {max(ours)}: it was cut"
-                          " or replaced by an older copy")  # fmt: skip
-        elif ours[head.seq] != head.hash:
-            yield Finding("rollback", f"entry {head.seq} is not the one that others saw: the ledger was rewritten")
-
-
-def check_signatures(book: Book, public_key: str | None) -> Iterator[Finding]:
-    """Signed heads are in the chain; where ``cryptography`` is there, the signatures are checked too."""
-    ours = {entry.seq: entry.hash for entry in book.entries} | {0: genesis(book.id)}
-    for head, key, signature in book.heads:
-        if ours.get(head.seq) != head.hash:
-            yield Finding("signature", f"the signed head at entry {head.seq} is not in the chain: cut or rewritten")
-        if not _signature_holds(book.id, head, key, signature):
-            yield Finding("signature", f"the signature of entry {head.seq} does not hold")
-    if public_key is None:
-        return
-    keys = {key for _, key, _ in book.heads}
-    if public_key not in keys:
-        yield Finding("signature", "no head is signed with the key that was asked for")
-
-
-def _signature_holds(ledger_id: str, head: Head, key: str, signature: str) -> bool:
-    try:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError:
-        return True  # the chain was checked; who signed it was not
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(
-            bytes.fromhex(signature), signed_text(ledger_id, head)
-        )
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def check_order(book: Book) -> Iterator[Finding]:
