@@ -26,7 +26,7 @@ class Framing:
     kind = "updates"
     goal = "untargeted"
     knows = frozenset({OWN, COLLUDERS, BENIGN})
-    source = "fedquilt"
+    source = "fedquilt, against rules that leave out whoever pushes what many push"
 
     def __post_init__(self) -> None:
         if isinstance(self.items, bool) or not isinstance(self.items, int) or self.items < 1:
