@@ -20,6 +20,8 @@ from fedquilt.privacy.terms import WITHIN, Terms
 from fedquilt.wire import TrainReply
 from fedquilt.wire_shares import SharesReply
 
+_WORDS = 64
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -146,5 +148,19 @@ def row_digests(client_ids_K: np.ndarray, rows_KP: np.ndarray, release: str) -> 
     """[K], one for each user's bytes in this release; what others send in it changes nothing."""
     rows_KP = np.ascontiguousarray(rows_KP)
     heads = [f"{release}/{client_id}/".encode() for client_id in client_ids_K.tolist()]
-    digests = [hashlib.sha256(head + row_P.tobytes()) for head, row_P in zip(heads, rows_KP, strict=True)]
+    digests = [hashlib.sha256(head + seen) for head, seen in zip(heads, _told_apart(rows_KP), strict=True)]
     return np.array([digest.hexdigest()[:ROW_DIGEST] for digest in digests], f"<U{ROW_DIGEST}")
+
+
+def _told_apart(rows_KP: np.ndarray) -> list[bytes]:
+    """Bytes that tell rows apart, cheaper than a hash: the exclusive or of every 64th word, what is left over,
+    the norm and the sum. Each row's are its own, whoever else is there. Nobody is to be fooled by them: the device made
+    all rows, and asks only whether it has sent these before.
+    """
+    words_KW = np.ascontiguousarray(rows_KP).view(np.uint32)
+    whole = words_KW.shape[1] // _WORDS * _WORDS
+    folded_KF = np.bitwise_xor.reduce(words_KW[:, :whole].reshape(len(words_KW), whole // _WORDS, _WORDS), axis=1)
+    floats_KP = rows_KP.astype(np.float32, copy=False)
+    sizes_K2 = np.stack([row_norms(floats_KP), floats_KP.sum(axis=1)], axis=1).astype(np.float64)
+    parts = zip(folded_KF, words_KW[:, whole:], sizes_K2, strict=True)
+    return [b"".join(part.tobytes() for part in row) for row in parts]
