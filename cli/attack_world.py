@@ -93,7 +93,7 @@ def run_attack(config: Config, folder: Path, clouds: Path | None = None, progres
     _cloud(world, run, clouds)
     with run.writing():
         began = time.perf_counter()
-        deployment = prepare(world.config, run, tell, _as_the_cloud_has_it(world))
+        deployment = prepare(world.config, run, tell, _as_the_cloud_has_it(world), _honest(world))
         root = deployment.root
         oracle = RuleOracle(world.config, deployment.spec, (lambda *of: root.update(*of)[0]) if root else None)
         tables: list[tuple[int, dict[str, dict[str, float]]]] = []
@@ -147,10 +147,14 @@ def _grid(world: World, deployment: Deployment, oracle: RuleOracle) -> Any:
 
 
 def laboratory(world: World, deployment: Deployment) -> Laboratory:
-    everyone = np.unique(world.split.train.users_C)
-    honest = everyone[~world.plan.is_malicious(everyone)]
-    public = keyed_order(honest, world.plan.seed, "public")
+    public = keyed_order(_honest(world), world.plan.seed, "public")
     return Laboratory.of(world.config, world.split.train, deployment.spec, deployment.base, public)
+
+
+def _honest(world: World) -> np.ndarray:
+    """Of them are those whose clicks are public, and those whose accounts the cloud knows: its panel."""
+    everyone = np.unique(world.split.train.users_C)
+    return everyone[~world.plan.is_malicious(everyone)]
 
 
 def _poisons_the_cloud(world: World) -> bool:

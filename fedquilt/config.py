@@ -318,7 +318,7 @@ class Config(_Section):
         later |= {"screening": ScreeningConfig(), "vote": VoteConfig(), "cloud_privacy": CloudPrivacyConfig()}
         without: dict[str, Any] = {name: True for name, default in later.items() if getattr(self, name) == default}
         without.setdefault("privacy", unused(self.privacy))
-        without.setdefault("defence", set() if self.defence.lift_quantile else {"lift_quantile"})
+        without.setdefault("defence", self.defence.unused())
         without["federation"] = {"min_supernodes"} if not self.federation.min_supernodes else set()
         asked = EvaluationConfig()
         without["evaluation"] = {n for n in _LATER_EVALUATION if getattr(self.evaluation, n) == getattr(asked, n)}

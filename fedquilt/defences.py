@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class DefenceConfig(BaseModel):
@@ -39,6 +40,24 @@ class DefenceConfig(BaseModel):
         description="no user gets more of the patch for an item than this share of the cloud's own users get less of;"
         " 0: off",
     )
+    panel_users: int = Field(
+        0,
+        ge=0,
+        description="users of known accounts, drawn by the seed, whose clicks the cloud sees at once; what too few of"
+        " them click is not lifted; 0: off",
+    )
+    panel_file: str = Field("", description="panel_users: a file with a user id a line, in place of a draw")
+    panel_support: int = Field(
+        6,
+        ge=1,
+        description="users of the panel who must have clicked an item after the cloud's part for it to be lifted",
+    )
+    panel_growth: float = Field(
+        1.75,
+        ge=0,
+        description="times its share of the panel that an item may be in top 10s of the cloud's own users, unless the"
+        " base model shows it to more; inf: no bound",
+    )
     exposure_users: int = Field(
         500, ge=1, description="exposure_share, lift_quantile: users of the cloud's log who judge them"
     )
@@ -53,3 +72,26 @@ class DefenceConfig(BaseModel):
         gt=0,
         description="robust z-score of an update's distance to the aggregate from which it counts as far away",
     )
+
+    @model_validator(mode="after")
+    def _a_panel_can_act(self) -> Self:
+        """A setting that would do nothing, or let nothing be lifted, is refused."""
+        if not self.panel_users and not self.panel_file:
+            return self
+        if not self.lift_quantile:
+            raise ValueError("panel_users and panel_file bound lift: set lift_quantile, such as 0.95")
+        if self.panel_users and self.panel_file:
+            raise ValueError("panel_users draws the panel and panel_file names it: set one of them")
+        if self.panel_users and self.panel_users < self.panel_support:
+            raise ValueError(
+                f"panel_support = {self.panel_support} of panel_users = {self.panel_users}: nothing could be lifted;"
+                " raise panel_users"
+            )
+        return self
+
+    def unused(self) -> set[str]:
+        """Options that came later than the section and are not used: a run's hash leaves them out."""
+        panel = {"panel_users", "panel_file", "panel_support", "panel_growth"}
+        if self.panel_users or self.panel_file:
+            return set()
+        return panel if self.lift_quantile else {*panel, "lift_quantile"}

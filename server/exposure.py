@@ -61,7 +61,7 @@ def lowering(scores_JI: np.ndarray, seen_JI: np.ndarray, allowed_I: np.ndarray, 
     off_I = np.zeros(left_JI.shape[1])
     k = min(k, left_JI.shape[1] - 1)
     for attempt in range(_PASSES):
-        shown_JI, margins_JI = _margins(left_JI, k)
+        shown_JI, margins_JI = margins(left_JI, k)
         over = np.flatnonzero(shown_JI.sum(axis=0) > allowed_I)
         if not len(over):
             break
@@ -75,11 +75,13 @@ def lowering(scores_JI: np.ndarray, seen_JI: np.ndarray, allowed_I: np.ndarray, 
 def shown_to(scores_JI: np.ndarray, seen_JI: np.ndarray, k: int = K) -> np.ndarray:
     """int64 [I]: in how many users' top k an item is."""
     left_JI = np.where(seen_JI, -np.inf, scores_JI).astype(np.float64)
-    return _margins(left_JI, min(k, left_JI.shape[1] - 1))[0].sum(axis=0)
+    return margins(left_JI, min(k, left_JI.shape[1] - 1))[0].sum(axis=0)
 
 
-def _margins(left_JI: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(Is it in the top k?, by how much it is above the place where it would not be), both [J, I]."""
+def margins(left_JI: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(Is it in the top k?, by how much it is above the place where it would not be), both [J, I]; ``left_JI``: scores,
+    -inf for what a judge never gets.
+    """
     two_J2 = -np.partition(-left_JI, (k - 1, k), axis=1)[:, k - 1 : k + 1]
     kth_J1, next_J1 = two_J2[:, :1], two_J2[:, 1:]
     open_JI = np.isfinite(left_JI)

@@ -27,8 +27,9 @@ from server.exposure import make_ceiling, wants_ceiling
 from server.in_process import InProcessGrid
 from server.judged import examiner_of, judged, judged_last
 from server.judges import Judges, make_judges
-from server.lift import LiftCeiling, wants_lift
+from server.lift import make_lift, wants_lift
 from server.loop import run_federation
+from server.panel import Panel, make_panel, wants_panel
 from server.privacy import require_possible, summary
 from server.private_cloud import CLOUD_LEDGER, require_cloud_privacy
 from server.rollback import rollback_note, rolled_back
@@ -58,10 +59,17 @@ def simulate(config: Config, run: RunFolder, client_app: ClientApp, progress: Pr
         return finish(config, run, result)
 
 
-def prepare(config: Config, run: RunFolder, progress: Progress = silent, split: Split | None = None) -> Deployment:
+def prepare(
+    config: Config,
+    run: RunFolder,
+    progress: Progress = silent,
+    split: Split | None = None,
+    known_U: np.ndarray | None = None,
+) -> Deployment:
     """Data, then the cloud model: trained, or read from the run folder where that was done before.
 
-    ``split``: the data of the configuration as somebody left them, in place of these.
+    ``split``: the data of the configuration as somebody left them, in place of these. ``known_U``: users whose accounts
+    the cloud knows, from whom it draws its panel; all unless given.
     """
     _require_known_names(config)
     progress("data", 0, 1, config.data.dataset)
@@ -69,6 +77,7 @@ def prepare(config: Config, run: RunFolder, progress: Progress = silent, split: 
     progress("data", 1, 1, f"{len(split.train):,} training clicks, the cloud sees {len(split.cloud):,}")
     _require_same_data(run, split)
     require_root(config, split.cloud)
+    panel = make_panel(config, split, known_U) if wants_panel(config.defence) else None
     base = _cloud(config, run, split, progress)
     weights = KernelWeights.of(base)
     spec = patch_spec(weights, config.patch)
@@ -76,17 +85,17 @@ def prepare(config: Config, run: RunFolder, progress: Progress = silent, split: 
     root = RootData(config, split.cloud, base) if wants_root(config) else None
     deployment = Deployment(spec, initial_patch(spec, generator).numpy(), base, root)
     if wants_ceiling(config.defence) or wants_lift(config.defence):
-        deployment = _with_ceilings(config, deployment, make_judges(config, split.cloud, base, spec))
+        deployment = _with_ceilings(config, deployment, make_judges(config, split.cloud, base, spec), panel)
     _record_device(config, run, split, weights, deployment)
     return deployment
 
 
-def _with_ceilings(config: Config, deployment: Deployment, judges: Judges) -> Deployment:
+def _with_ceilings(config: Config, deployment: Deployment, judges: Judges, panel: Panel | None) -> Deployment:
     defence = config.defence
     return replace(
         deployment,
         ceiling=make_ceiling(config, judges, deployment.spec) if wants_ceiling(defence) else None,
-        lift=LiftCeiling(judges.scores, defence.lift_quantile) if wants_lift(defence) else None,
+        lift=make_lift(defence, judges, panel) if wants_lift(defence) else None,
     )
 
 

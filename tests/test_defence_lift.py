@@ -94,7 +94,7 @@ def test_nothing_is_above_the_ceiling_once_its_excess_is_off_and_nothing_else_ch
 def ceiling_of(added_JI: np.ndarray, quantile: float) -> tuple[np.ndarray, dict[str, float]]:
     """Of judges who score differently without the patch, and gain this with it."""
     base_JI = np.random.default_rng(0).integers(-9, 9, added_JI.shape).astype(np.float32)
-    return LiftCeiling(lambda patch_P: base_JI if patch_P is None else base_JI + added_JI, quantile).over(np.zeros(1))
+    return LiftCeiling(lambda patch_P: base_JI + added_JI, base_JI, quantile).over(np.zeros(1))
 
 
 def test_the_ceiling_of_an_item_is_the_quantile_of_its_lift_over_judges():

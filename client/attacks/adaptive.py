@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -12,6 +12,7 @@ from flwr.common.logger import log
 from client.attacks.around import Around
 from client.attacks.contract import ATTACKS, View
 from client.attacks.directions import DIRECTIONS
+from client.attacks.spared import spared
 from client.attacks.vectors import alike, mean, of_norm, unit
 
 GRID = tuple(2.0**power for power in range(-6, 5))
@@ -32,13 +33,15 @@ class Adaptive(Around):
     Shejwalkar and Houmansadr at the norm of mu. Plain rows are mu + gamma · (r - mu), gamma from 2^-6 to 2^4. Covered
     rows, for rules that look for rows alike, are at the clipping norm s · w + sqrt(1 - s²) · c, w the direction of
     r - mu and c the colluder's own update or noise, shared by groups of ``GROUPS``, s from ``SHARES``. ``refine``
-    golden-section steps around the best. Damage: for an untargeted attack the rule's result against mu,
+    golden-section steps around the best. Tensors of the patch in ``spare`` are the colluder's own honest ones in each
+    candidate, for rules that look at these. Damage: for an untargeted attack the rule's result against mu,
     -<rule(X), mu> / |mu|; for any other how far it goes the inner attack's way, <rule(X), r - mu> / |r - mu|.
 
     Where all that was tried scores alike the search has told nothing, and a warning and ``memory["adaptive"]`` say so.
     """
 
     refine: int = 6
+    spare: Sequence[str] = ()
 
     @property
     def source(self) -> str:
@@ -49,7 +52,7 @@ class Adaptive(Around):
         tries = [
             (form, number, _wanted(self.goal, centre_P, way_MP))
             for way_MP in self._ways(view, centre_P)
-            for form, numbers in _forms(view, centre_P, way_MP)
+            for form, numbers in self._forms(view, centre_P, way_MP)
             for number in numbers
         ]
 
@@ -62,6 +65,12 @@ class Adaptive(Around):
         form, number, wanted_P = tries[best]
         finer = golden(lambda x: harm(form(x), wanted_P), number / 2, number * 2, self.refine)
         return form(finer if harm(form(finer), wanted_P) > scores[best] else number)
+
+    def _forms(self, view: View, centre_P: np.ndarray, way_MP: np.ndarray) -> list[tuple[Make, tuple[float, ...]]]:
+        def sparing(form: Make) -> Make:
+            return lambda number: spared(view, form(number), self.spare)
+
+        return [(sparing(form), numbers) for form, numbers in _forms(view, centre_P, way_MP)]
 
     def _ways(self, view: View, centre_P: np.ndarray) -> list[np.ndarray]:
         inner_MP = self._inner.rows(view)

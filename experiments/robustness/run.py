@@ -34,6 +34,7 @@ KEY = ("dataset", "attack", "options", "rule", "malicious", "targets", "seed", "
 LOUD = {"inner": "backdoor", "options": {"stealth": -0.5}}  # shows the target without the trigger as well
 ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: attack and its options
     "sign-flip": ("sign-flip", {}),
+    "sign-flip-spared": ("sign-flip", {"spare": ["item_bias"]}),
     "gaussian": ("gaussian", {}),
     "alie": ("alie", {}),
     "ipm": ("ipm", {}),
@@ -47,6 +48,7 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: 
     "not-finite": ("not-finite", {}),
     "malformed": ("malformed", {}),
     "adaptive": ("adaptive", {}),
+    "adaptive-spared": ("adaptive", {"spare": ["item_bias"]}),
     "adaptive-promotion": ("adaptive", {"inner": "fed-rec-attack"}),
     "adaptive-backdoor": ("adaptive", {"inner": "backdoor"}),
     "camouflage-promotion": ("camouflage", {}),
@@ -89,11 +91,17 @@ SUPPORTED = (
     'federation.pre_rules=["support-screening", "collusion-screening", "spectral-clipping"]',
     'federation.pre_rule_options={"spectral-clipping"={bound=3.0}}',
 )
+SKEWED = (
+    'federation.pre_rules=["skew-screening", "collusion-screening", "spectral-clipping"]',
+    'federation.pre_rule_options={"spectral-clipping"={bound=3.0}}',
+)
 BY_PART = 'server_optimizer.name="adam-by-part"'
 LIFT = "defence.lift_quantile=0.95"
+PANEL = "defence.panel_users=100"
 CEILING = "defence.exposure_share=0.01"
 PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {  # name on the command line: aggregator and what it comes with
-    "guarded": ("mean", (*SUPPORTED, BY_PART, LIFT)),  # the default under attack: docs/defences.md
+    "guarded": ("mean", (*SKEWED, BY_PART, LIFT, PANEL)),  # the default under attack: docs/defences.md
+    "no-panel": ("mean", (*SUPPORTED, BY_PART, LIFT)),  # the default where the cloud has no panel
     "supported": ("mean", (*SUPPORTED, BY_PART)),  # without the ceiling on lift
     "mean-by-part": ("mean", (BY_PART,)),
     "frozen": ("mean", (FROZEN,)),  # the default before

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from strategies.rules import PRE_RULES, RoundContext, require_count, require_number, require_users
+from strategies.screened import only
 
 _MAD = 1.4826  # times the median absolute deviation: the standard deviation of a normal sample
 
@@ -57,11 +58,8 @@ class CollusionScreening:
         if not 0 < 2 * int((repeats_K > 0).sum()) <= k:
             return updates_KP, weights_K, context
         kept = torch.nonzero(repeats_K < self.crowd * k).flatten()
-        weights, chosen = weights_K[kept], kept.numpy()
-        ids_K = None if context.client_ids_K is None else context.client_ids_K[chosen]
-        nodes_K = None if context.nodes_K is None else context.nodes_K[chosen]
-        rows_KP = updates_KP[kept] / (1 + repeats_K[kept])[:, None]
-        return rows_KP, weights / weights.sum(), replace(context, client_ids_K=ids_K, nodes_K=nodes_K)
+        rows_KP, weights, seen = only(kept, updates_KP, weights_K, context)
+        return rows_KP / (1 + repeats_K[kept])[:, None], weights, seen
 
     def _repeats(self, updates_KP: torch.Tensor) -> torch.Tensor:
         """int [K]: by how many rows each is repeated, 0 for fewer than ``others``. Rows of zeros resemble nothing."""

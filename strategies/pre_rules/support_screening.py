@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from fedquilt.types import PatchSpec
 from strategies.item_rows import item_tensors
 from strategies.rules import PRE_RULES, RoundContext, missing, require_number, require_users
+from strategies.screened import only
 
 _SHOWN = ("item_bias", "item_out.")  # what lifts an item in lists; "item_in" acts on those who hold it
 
@@ -58,10 +59,7 @@ class SupportScreening:
         kept = torch.nonzero(~self._pushing(updates_KP, context.spec)).flatten()
         if len(kept) == k:
             return updates_KP, weights_K, context
-        weights, chosen = weights_K[kept], kept.numpy()
-        ids_K = None if context.client_ids_K is None else context.client_ids_K[chosen]
-        nodes_K = None if context.nodes_K is None else context.nodes_K[chosen]
-        return updates_KP[kept], weights / weights.sum(), replace(context, client_ids_K=ids_K, nodes_K=nodes_K)
+        return only(kept, updates_KP, weights_K, context)
 
     def _pushing(self, updates_KP: torch.Tensor, spec: PatchSpec) -> torch.Tensor:
         """bool [K]: pushes an item with too much support; at most half of the users."""

@@ -1,0 +1,129 @@
+"""The panel: users whose accounts the cloud knows and whose clicks it sees at once. They say what is being clicked.
+
+Rules on updates cannot tell colluders who agree on an item from users who like it: both are a share of a round. The
+panel is a sample that nobody can join by sending updates. What a patch lifts and hardly any of it has clicked is not
+lifted in lists, and what some have clicked is shown in proportion. It takes a panel of honest users: fewer liars in it
+than ``panel_support`` confirm nothing by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedquilt.config import Config
+from fedquilt.defences import DefenceConfig
+from fedquilt.errors import ConfigError
+from fedquilt.graphs.log import InteractionLog
+from fedquilt.graphs.splits import Split
+from fedquilt.seeds import bits_for
+from server.exposure import K, margins, shown_to
+
+_STEP = 1e-4  # below the lift at which an item enters a list; scores are logits
+_TOLD = 5  # ids that an error names
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """``users_U`` sorted; ``clickers_I``, int64: how many of them have clicked an item since the cloud's part ends."""
+
+    users_U: np.ndarray
+    clickers_I: np.ndarray
+
+    @property
+    def share_I(self) -> np.ndarray:
+        """float64 [I]: of the panel."""
+        return self.clickers_I / len(self.users_U)
+
+
+@dataclass(frozen=True, eq=False)
+class PanelBound:
+    """``confirmed_I`` bool: enough of the panel have clicked it; ``allowed_I`` int64: judges whose top 10 it may be in;
+    ``seen_JI``: what judges never get.
+    """
+
+    confirmed_I: np.ndarray
+    allowed_I: np.ndarray
+    seen_JI: np.ndarray
+
+    def lowered(self, ceiling_I: np.ndarray, base_JI: np.ndarray, lifts_JI: np.ndarray) -> np.ndarray:
+        """[I]: at most 0 for what is not confirmed; for other items at most what lets ``allowed_I`` judges be shown it.
+
+        Lists are as if nobody had more lift than ``ceiling_I``; that an item which loses its place lets another one in
+        is not counted. Never below the smaller of 0 and ``ceiling_I``: what the base model shows stays.
+        """
+        held_I = np.where(self.confirmed_I, ceiling_I, np.minimum(ceiling_I, 0))
+        kept_JI = np.minimum(lifts_JI, held_I)
+        left_JI = np.where(self.seen_JI, -np.inf, base_JI + kept_JI)
+        shown_JI, margins_JI = margins(left_JI, min(K, left_JI.shape[1] - 1))
+        over = np.flatnonzero(shown_JI.sum(axis=0) > self.allowed_I)
+        needed_JO = np.where(shown_JI, kept_JI - margins_JI, np.inf)[:, over]
+        most_O = np.sort(needed_JO, axis=0)[self.allowed_I[over], np.arange(len(over))] - _STEP
+        held_I[over] = np.minimum(held_I[over], np.maximum(most_O, 0))
+        return held_I.astype(ceiling_I.dtype)
+
+
+def wants_panel(defence: DefenceConfig) -> bool:
+    return bool(defence.panel_users or defence.panel_file)
+
+
+def make_panel(config: Config, split: Split, known_U: np.ndarray | None = None) -> Panel:
+    """``defence.panel_users`` users, drawn once a run among ``known_U``, all users unless given, who have clicked since
+    the cloud's part ends; or those whom ``defence.panel_file`` names.
+
+    ConfigError where there are too few, and for a file that cannot be read or names somebody unknown.
+    """
+    fresh_C = _fresh(split)
+    users_U = np.unique(split.train.users_C[fresh_C])
+    defence = config.defence
+    if defence.panel_file:
+        users_U = np.intersect1d(users_U, _named(defence.panel_file, split.train))
+    else:
+        users_U = users_U if known_U is None else np.intersect1d(users_U, known_U)
+        order_U = np.argsort(bits_for(config.seed, 0, users_U, "panel", 1)[:, 0], kind="stable")
+        users_U = np.sort(users_U[order_U[: defence.panel_users]])
+    if len(users_U) < defence.panel_support:
+        raise ConfigError(
+            f"defence.panel_support = {defence.panel_support}, and the panel has {len(users_U)} users with clicks that"
+            f" the cloud was not trained on (split.cloud_share = {config.split.cloud_share:g}), so nothing could be"
+            " lifted: lower it, ask more users, or do without a panel"
+        )
+    panel_C = fresh_C & np.isin(split.train.users_C, users_U)
+    pairs = np.unique(np.stack([split.train.users_C[panel_C], split.train.items_C[panel_C]]), axis=1)
+    return Panel(users_U, np.bincount(pairs[1], minlength=split.train.num_items))
+
+
+def make_bound(defence: DefenceConfig, panel: Panel, base_JI: np.ndarray, seen_JI: np.ndarray) -> PanelBound:
+    """An item may reach ``panel_growth`` times its share of the panel among judges who have not clicked it, or as many
+    as the base model shows it to.
+    """
+    open_I = (~seen_JI).sum(axis=0)
+    share_I = np.minimum(defence.panel_growth * np.maximum(panel.share_I, 1e-300), 1)  # inf times 0 is no number
+    allowed_I = np.maximum(np.floor(share_I * open_I).astype(np.int64), shown_to(base_JI, seen_JI))
+    return PanelBound(panel.clickers_I >= defence.panel_support, allowed_I, seen_JI)
+
+
+def _fresh(split: Split) -> np.ndarray:
+    """bool [C] over training clicks: later than the user's clicks that the cloud was trained on, which come first."""
+    train, trained_U = split.train, np.diff(split.cloud.offsets)
+    place_C = np.arange(len(train)) - train.offsets[train.users_C]
+    fresh_C: np.ndarray = place_C >= trained_U[train.users_C]
+    return fresh_C
+
+
+def _named(file: str, log: InteractionLog) -> np.ndarray:
+    """The users whose ids, those of the log's source, stand in the file, one a line; empty lines are skipped."""
+    try:
+        wanted = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"defence.panel_file = {file!r} cannot be read: {error}") from error
+    ids = np.arange(log.num_users) if log.user_ids is None else log.user_ids
+    place = {str(id_): user for user, id_ in enumerate(ids.tolist())}
+    if unknown := [id_ for id_ in wanted if id_ not in place]:
+        raise ConfigError(
+            f"defence.panel_file = {file!r}: {len(unknown)} of its ids are no users of the log, such as"
+            f" {', '.join(unknown[:_TOLD])}"
+        )
+    return np.array(sorted(place[id_] for id_ in set(wanted)), np.int64)

@@ -1,0 +1,237 @@
+"""The panel: who is in it, what it has clicked, and what its clicks let a patch lift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_attacks_simulated import config_of
+from tiny_recommender import log_of, tiny_run
+
+from cli.attack_world import make_world, run_attack
+from client.app import app
+from fedquilt.config import Config, parse
+from fedquilt.errors import ConfigError
+from fedquilt.graphs.datasets import load_split
+from fedquilt.graphs.splits import Split, split_log
+from fedquilt.runs import RunFolder
+from server.exposure import shown_to
+from server.lift import LiftCeiling
+from server.panel import PanelBound, make_bound, make_panel
+from server.simulate import simulate
+
+LIFT = {"lift_quantile": 0.95}
+
+
+def config_with(**defence) -> Config:
+    return parse({"defence": {**LIFT, **defence}})
+
+
+def tiny_with(cloud_share: float, seed: int = 0, **defence) -> Config:
+    config = tiny_run(split={"cloud_share": cloud_share}).model_dump()
+    return parse({**config, "seed": seed, "defence": {**LIFT, **defence}})
+
+
+def town() -> Split:
+    """Four users and five items. The cloud saw the first click of each; none is held out."""
+    log = log_of([[0, 1, 1, 2], [0, 1], [3, 1, 2], [4]], num_items=5)
+    made = split_log(log, parse({"split": {"cloud_share": 1.0}}).split)
+    first_C = np.isin(np.arange(len(log)), log.offsets[:-1])
+    return replace(made, train=log, cloud=log.where(first_C))
+
+
+# --- who is in it and what it has clicked ---
+
+
+def test_an_items_clickers_are_the_users_who_clicked_it_after_the_clouds_part():
+    panel = make_panel(config_with(panel_users=9, panel_support=1), town())
+    assert panel.users_U.tolist() == [0, 1, 2]  # user 3 has clicked nothing since
+    assert panel.clickers_I.tolist() == [0, 3, 2, 0, 0]  # item 1 twice by user 0, who counts once
+    np.testing.assert_allclose(panel.share_I, [0, 1, 2 / 3, 0, 0])
+
+
+def test_only_users_whose_accounts_are_known_are_drawn():
+    panel = make_panel(config_with(panel_users=9, panel_support=1), town(), known_U=np.array([0, 2, 3]))
+    assert panel.users_U.tolist() == [0, 2]
+
+
+def test_the_draw_is_the_seeds_and_a_larger_panel_keeps_the_users_of_a_smaller_one():
+    def drawn(size: int, seed: int) -> set[int]:
+        config = tiny_with(0.3, seed, panel_users=size, panel_support=1)
+        return set(make_panel(config, load_split(config.data, config.split)).users_U.tolist())
+
+    assert len(drawn(20, 0)) == 20
+    assert drawn(20, 0) < drawn(40, 0)
+    assert drawn(20, 0) != drawn(20, 1)
+
+
+def test_a_file_names_the_panel_by_the_ids_of_the_log(tmp_path):
+    file = tmp_path / "panel.txt"
+    file.write_text("c\n\n a \n")
+    named = replace(town(), train=replace(town().train, user_ids=np.array(["a", "b", "c", "d"])))
+    panel = make_panel(config_with(panel_file=str(file), panel_support=1), named)
+    assert panel.users_U.tolist() == [0, 2]
+
+
+def test_a_file_that_names_somebody_unknown_is_refused(tmp_path):
+    file = tmp_path / "panel.txt"
+    file.write_text("0\n77\n")
+    with pytest.raises(ConfigError, match=r"panel\.txt.*1 of its ids are no users of the log, such as 77"):
+        make_panel(config_with(panel_file=str(file), panel_support=1), town())
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"panel_file.*none\.txt.*cannot be read"):
+        make_panel(config_with(panel_file=str(tmp_path / "none.txt")), town())
+
+
+def test_a_panel_that_is_too_small_to_confirm_anything_is_refused():
+    with pytest.raises(ConfigError, match=r"panel_support = 4, and the panel has 3 users"):
+        make_panel(config_with(panel_users=4, panel_support=4), town())
+
+
+def test_a_panel_without_clicks_since_the_clouds_part_is_refused(tmp_path):
+    config = tiny_with(1.0, panel_users=20)
+    with pytest.raises(ConfigError, match=r"has 0 users with clicks that the cloud was not trained on"):
+        simulate(config, RunFolder.create(tmp_path, config), app)
+
+
+@pytest.mark.parametrize(
+    ("defence", "told"),
+    [
+        ({"panel_users": 20}, "bound lift: set lift_quantile"),
+        ({**LIFT, "panel_users": 20, "panel_file": "x"}, "set one of them"),
+        ({**LIFT, "panel_users": 5}, r"panel_support = 6 of panel_users = 5: nothing could be lifted"),
+    ],
+)
+def test_a_panel_that_could_not_act_is_refused(defence, told):
+    with pytest.raises(ConfigError, match=told):
+        parse({"defence": defence})
+
+
+@pytest.mark.parametrize("defence", [{"exposure_share": 0.02}, LIFT])
+def test_a_run_without_a_panel_keeps_the_hash_that_it_had_before_there_was_one(defence):
+    before = {"exposure_share": "7331131e0b9095b7", "lift_quantile": "94e2873218d8a496"}
+    assert parse({"defence": defence}).hash() == before[next(iter(defence))]
+    assert parse({"defence": {**LIFT, **defence, "panel_users": 20}}).hash() != parse({"defence": defence}).hash()
+
+
+# --- what may be lifted ---
+
+ITEMS = 30
+NOTHING_SEEN = np.zeros((40, ITEMS), bool)
+
+
+def bound_of(clickers: dict[int, int], growth: float = 1.75, base_JI: np.ndarray | None = None) -> PanelBound:
+    """Of a panel of 100, of whom so many have clicked these items."""
+    split = town()
+    panel = make_panel(config_with(panel_users=9, panel_support=1), split)
+    clickers_I = np.zeros(ITEMS, np.int64)
+    clickers_I[list(clickers)] = list(clickers.values())
+    panel = replace(panel, users_U=np.arange(100), clickers_I=clickers_I)
+    defence = config_with(panel_users=100, panel_growth=growth).defence
+    return make_bound(defence, panel, judged() if base_JI is None else base_JI, NOTHING_SEEN)
+
+
+def judged() -> np.ndarray:
+    """Judges who like items 0 to 9 best, in any order, the others not at all; item 20 a little less than these."""
+    scores_JI = np.tile(-np.arange(ITEMS, dtype=np.float32), (40, 1))
+    scores_JI[:, 20] = -10 - np.linspace(0, 1, 40)
+    return scores_JI
+
+
+def lifted(item: int, by: float) -> np.ndarray:
+    lifts_JI = np.zeros((40, ITEMS), np.float32)
+    lifts_JI[:, item] = by
+    return lifts_JI
+
+
+def ceiling_under(bound: PanelBound, lifts_JI: np.ndarray) -> np.ndarray:
+    base_JI = judged()
+    return LiftCeiling(lambda patch_P: base_JI + lifts_JI, base_JI, 0.95, bound).over(np.zeros(1))[0]
+
+
+@pytest.mark.parametrize(("clickers", "ceiling"), [(5, 0), (6, 4)])
+def test_what_fewer_of_the_panel_than_its_support_have_clicked_is_not_lifted(clickers, ceiling):
+    # Under a growth of inf, what is confirmed is bounded by the quantile alone.
+    assert ceiling_under(bound_of({20: clickers}, growth=np.inf), lifted(20, 4))[20] == ceiling
+
+
+def test_a_ceiling_below_zero_stays():
+    assert ceiling_under(bound_of({}), lifted(20, -3))[20] == -3
+
+
+def test_an_item_is_shown_to_its_share_of_the_panel_times_the_growth():
+    # Hand: 8 of 100 and a growth of 2.5 are a fifth of the 40 judges: 8 of them, those who score it best.
+    ceiling_I = ceiling_under(bound_of({20: 8}, growth=2.5), lifted(20, 4))
+    lists_JI = judged()
+    lists_JI[:, 20] += ceiling_I[20]
+    assert shown_to(lists_JI, NOTHING_SEEN)[20] == 8
+
+
+def test_what_the_base_model_shows_to_more_stays():
+    # Everybody is shown item 0 anyway, which 6 of the panel have clicked.
+    assert ceiling_under(bound_of({0: 6}), lifted(0, 4))[0] == 4
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 3))
+def test_nobody_gets_more_lift_than_without_a_panel_and_no_item_reaches_more_judges_than_allowed(seed, growth):
+    rng = np.random.default_rng(seed)
+    base_JI = rng.normal(size=(40, ITEMS)).astype(np.float32)
+    lifts_JI = rng.exponential(size=(40, ITEMS)).astype(np.float32) * rng.integers(0, 2, ITEMS)
+    bound = bound_of(dict(enumerate(rng.integers(0, 30, ITEMS).tolist())), growth, base_JI)
+    before_I = np.quantile(lifts_JI, 0.95, axis=0)
+    ceiling_I = bound.lowered(before_I, base_JI, lifts_JI)
+    assert (ceiling_I <= before_I).all()
+    assert (ceiling_I >= np.minimum(before_I, 0)).all()
+    held_I = np.where(bound.confirmed_I, before_I, np.minimum(before_I, 0))
+    for item in np.flatnonzero(ceiling_I < held_I):  # each with the others as they were
+        kept_I = held_I.copy()
+        kept_I[item] = ceiling_I[item]
+        lists_JI = base_JI + np.minimum(lifts_JI, kept_I)
+        # A tie at the last place shows both; what the base model alone gives stays.
+        least = max(bound.allowed_I[item], (base_JI[:, item] >= _tenth(lists_JI)).sum())
+        assert shown_to(lists_JI, NOTHING_SEEN)[item] <= least
+
+
+def _tenth(lists_JI: np.ndarray) -> np.ndarray:
+    return -np.sort(-lists_JI, axis=1)[:, 9]
+
+
+def test_an_evaluation_tells_how_many_items_the_panel_holds(tmp_path):
+    config = tiny_with(0.3, panel_users=30)
+    run = RunFolder.create(tmp_path, config)
+    simulate(config, run, app)
+    told = [record["lift"]["held"] for record in run.records("evaluation")]
+    assert told
+    assert 0 < told[-1] <= 100
+
+
+# --- against promotions ---
+
+
+def attacked(folder, name: str, **defence) -> dict:
+    config = config_of(name, learning_rate=0.1).model_dump()
+    config["federation"] |= {"rounds": 8, "evaluate_every": 0}
+    config["split"]["cloud_share"] = 0.3
+    return run_attack(parse({**config, "defence": {**LIFT, **defence}}), folder, folder / "clouds")
+
+
+@pytest.mark.parametrize("name", ["pip-attack", "bandwagon"])
+def test_a_promotion_that_the_panel_does_not_confirm_shows_nothing(tmp_path, name):
+    open_, held = attacked(tmp_path, name), attacked(tmp_path, name, panel_users=40)
+    assert open_["test"]["global"]["ER@10"] > 0.3
+    assert held["test"]["global"]["ER@10"] <= held["test"]["base"]["ER@10"] + 0.02
+
+
+def test_nobody_malicious_is_in_the_panel_of_a_simulated_attack(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("server.simulate.make_panel", lambda *of: seen.append(of[2]) or make_panel(*of))
+    attacked(tmp_path, "pip-attack", panel_users=40)
+    config = config_of("pip-attack")
+    world = make_world(parse({**config.model_dump(), "split": {**config.split.model_dump(), "cloud_share": 0.3}}))
+    assert len(seen[0]) > 40
+    assert not np.isin(seen[0], world.malicious_M).any()
