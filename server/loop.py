@@ -75,6 +75,7 @@ class _Federation:
         self.rollback = make_rollback(config, self.root)
         self.ceiling, self.lift = deployment.ceiling, deployment.lift
         self.arrays: ArrayRecord = write_patch(deployment.initial_patch_P)
+        self._bounded: tuple[ArrayRecord, ArrayRecord, dict[str, Any]] | None = None  # what was served of which patch
         self.population: Population  # settled by the first deploy
         self.last_done = self.last_saved = self.complete = self.draws_done = 0
 
@@ -296,6 +297,11 @@ class _Federation:
         """
         if self.ceiling is None and self.lift is None:
             return self.arrays, {}
+        if self._bounded is None or self._bounded[0] is not self.arrays:
+            self._bounded = self.arrays, *self._bound()
+        return self._bounded[1:]
+
+    def _bound(self) -> tuple[ArrayRecord, dict[str, Any]]:
         patch_P, ceiling_I, told = read_patch(self.arrays), None, {}
         if self.ceiling is not None:
             patch_P, told["exposure"] = self.ceiling.lowered(patch_P)

@@ -22,6 +22,7 @@ from fedquilt.seeds import bits_for
 from server.exposure import K, margins, shown_to
 
 _STEP = 1e-4  # below the lift at which an item enters a list; scores are logits
+_TINY = 1e-300  # inf times 0 is no number
 _TOLD = 5  # ids that an error names
 
 
@@ -49,10 +50,10 @@ class PanelBound:
     seen_JI: np.ndarray
 
     def lowered(self, ceiling_I: np.ndarray, base_JI: np.ndarray, lifts_JI: np.ndarray) -> np.ndarray:
-        """[I]: at most 0 for what is not confirmed; for other items at most what lets ``allowed_I`` judges be shown it.
+        """[I]: at most 0 for what is not confirmed, and for any item at most what lets ``allowed_I`` judges be shown it.
 
-        Lists are as if nobody had more lift than ``ceiling_I``; that an item which loses its place lets another one in
-        is not counted. Never below the smaller of 0 and ``ceiling_I``: what the base model shows stays.
+        Lists are as if nobody had more lift than this ``ceiling_I``, and than 0 for what is not confirmed; that an item
+        which loses its place lets another one in is not counted.
         """
         held_I = np.where(self.confirmed_I, ceiling_I, np.minimum(ceiling_I, 0))
         kept_JI = np.minimum(lifts_JI, held_I)
@@ -61,7 +62,7 @@ class PanelBound:
         over = np.flatnonzero(shown_JI.sum(axis=0) > self.allowed_I)
         needed_JO = np.where(shown_JI, kept_JI - margins_JI, np.inf)[:, over]
         most_O = np.sort(needed_JO, axis=0)[self.allowed_I[over], np.arange(len(over))] - _STEP
-        held_I[over] = np.minimum(held_I[over], np.maximum(most_O, 0))
+        held_I[over] = np.minimum(held_I[over], most_O)
         return held_I.astype(ceiling_I.dtype)
 
 
@@ -96,13 +97,13 @@ def make_panel(config: Config, split: Split, known_U: np.ndarray | None = None) 
 
 
 def make_bound(defence: DefenceConfig, panel: Panel, base_JI: np.ndarray, seen_JI: np.ndarray) -> PanelBound:
-    """An item may reach ``panel_growth`` times its share of the panel among judges who have not clicked it, or as many
-    as the base model shows it to.
+    """An item may reach as many judges as the base model shows it to, and one that enough of the panel have clicked
+    ``panel_growth`` times its share of the panel among the judges who have not clicked it.
     """
-    open_I = (~seen_JI).sum(axis=0)
-    share_I = np.minimum(defence.panel_growth * np.maximum(panel.share_I, 1e-300), 1)  # inf times 0 is no number
+    confirmed_I, open_I = panel.clickers_I >= defence.panel_support, (~seen_JI).sum(axis=0)
+    share_I = np.where(confirmed_I, np.minimum(defence.panel_growth * np.maximum(panel.share_I, _TINY), 1), 0)
     allowed_I = np.maximum(np.floor(share_I * open_I).astype(np.int64), shown_to(base_JI, seen_JI))
-    return PanelBound(panel.clickers_I >= defence.panel_support, allowed_I, seen_JI)
+    return PanelBound(confirmed_I, allowed_I, seen_JI)
 
 
 def _fresh(split: Split) -> np.ndarray:
