@@ -50,7 +50,7 @@ class PanelBound:
     seen_JI: np.ndarray
 
     def lowered(self, ceiling_I: np.ndarray, base_JI: np.ndarray, lifts_JI: np.ndarray) -> np.ndarray:
-        """[I]: at most 0 for what is not confirmed, and for any item at most what lets ``allowed_I`` judges be shown it.
+        """[I]: at most 0 for what is not confirmed, and at most what lets ``allowed_I`` judges be shown the item.
 
         Lists are as if nobody had more lift than this ``ceiling_I``, and than 0 for what is not confirmed; that an item
         which loses its place lets another one in is not counted.
