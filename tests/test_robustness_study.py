@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from client.attacks.contract import make_attack
-from experiments.robustness.headline import headline
-from experiments.robustness.readme import tables
+from experiments.robustness.headline import headline, verdicts
+from experiments.robustness.readme import judged, tables
 from experiments.robustness.run import ATTACKS, DATASETS, HERE, KEY, PIPELINES, cells
 from fedquilt.config import load
 from strategies.aggregation import make_aggregation
@@ -145,6 +145,24 @@ def test_rejections_are_those_of_the_attack_that_has_most_rejected():
     ]
     found = headline(rows, RULE)
     assert (found["honest_reject_rate"], found["tail_reject_rate"]) == pytest.approx((0.035, 0.0175))
+
+
+def test_of_shared_and_personal_lists_those_that_lose_more_count():
+    rows = [row(RULE, "none", 0.18), row(RULE, "ipm", 0.17)]
+    for each, ndcg, er10 in zip(rows, (0.2, 0.1), (0.0, 0.3), strict=True):
+        each["test"]["personal"] = {"NDCG@10": ndcg, "ER@10": er10}
+    found = headline(rows, RULE)
+    assert found["worst_ndcg_loss_20pct"] == pytest.approx(0.5)
+    assert found["worst_er10_rise_20pct"] == pytest.approx(0.3)
+
+
+def test_the_interval_of_a_loss_is_over_seeds_in_pairs():
+    # Losses of single seeds 0.02, 0.03, 0.04 of a clean mean of 0.2: mean 15 %, and 4.303 * 0.01 / sqrt(3) / 0.2 = 12.4 %.
+    clean = [row(RULE, "none", ndcg, seed=seed) for seed, ndcg in enumerate((0.1, 0.2, 0.3))]
+    attacked = [row(RULE, "ipm", ndcg, seed=seed) for seed, ndcg in enumerate((0.08, 0.17, 0.26))]
+    verdict = verdicts([*clean, *attacked])[1]
+    assert (verdict.loss, verdict.half_width) == pytest.approx((0.15, 0.1242), rel=1e-3)
+    assert "| d | tail | ipm | 3 | 15.0% ± 12.4% |" in judged([*clean, *attacked], RULE)
 
 
 def test_the_headline_tells_how_many_attacks_and_seeds_its_worst_is_of():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 from cli.attack_options import clean_options
 
@@ -17,41 +19,94 @@ LEAST_GAIN = 0.005  # NDCG@10; of a smaller gain a share says nothing
 SLACK = 0.01  # added to both exposures of a ratio: a clean exposure is often 0
 
 
+VARIANTS = ("global", "personal")  # lists that users get
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an attack got from a rule on a log: means over its seeds, beside clean runs with the same seeds.
+
+    ``loss``: 1 - NDCG attacked / NDCG clean, and ``half_width`` of its 95 % t interval over seeds (NaN for fewer than
+    three); of the lists that lose more, shared or personal, as are the exposures. ``exposure``: the target's ER@10, the
+    largest of all evaluations; ``triggered``: with the backdoor's trigger. None where it was not measured.
+    """
+
+    rows: Sequence[Row]
+    loss: float | None
+    half_width: float
+    exposure: float
+    clean_exposure: float | None
+    triggered: float | None
+    rejected: Mapping[str, float | None]
+
+    @property
+    def ratio(self) -> float | None:
+        """(ER@10 attacked + SLACK) / (clean + SLACK)."""
+        return None if self.clean_exposure is None else (self.exposure + SLACK) / (self.clean_exposure + SLACK)
+
+    @property
+    def rise(self) -> float | None:
+        return None if self.clean_exposure is None else self.exposure - self.clean_exposure
+
+
 def headline(rows: Sequence[Row], rule: str) -> dict[str, float]:
-    """The worst attack on the worst log; each is compared with the clean runs of the same log, targets and seeds.
+    """The worst attack on the worst log at 20 %; each is compared with the clean runs of its log, targets and seeds.
 
     {} for no rule. clean_cost: (clean NDCG of the mean - of the rule) / (clean NDCG of the mean - of the base), the
-    largest of all logs where the mean gains LEAST_GAIN, and of both optimizers. worst_ndcg_loss_20pct: largest
-    1 - NDCG attacked / NDCG clean.
-    worst_er10_ratio_20pct: largest (ER@10 attacked + SLACK) / (clean + SLACK), of the largest ER@10 of all rounds;
-    worst_er10_rise_20pct: largest difference of the same two. Reject rates: of the attack that has most rejected, none
-    included. attacks_judged, least_seeds: attacks of which the worst is taken, and seeds of the one that has fewest.
+    largest of all logs where the mean gains LEAST_GAIN, and of both optimizers. The others: the largest of ``Verdict``,
+    and for rejections none counts as an attack. attacks_judged, least_seeds: attacks of which the worst is taken, and
+    seeds of the one that has fewest.
     """
     at_20pct = [row for row in rows if row["malicious"] == SHARE and not row.get("set")]  # trials are not of the study
     ours = [row for row in at_20pct if row["rule"] == rule]
-    compared = [(part, clean) for part in _groups(ours) if (clean := _clean_beside(part, ours))]
     if not rule or not ours:
         return {}
-    found: dict[str, float] = {}
-    if costs := _clean_costs(at_20pct, ours):
-        found["clean_cost"] = max(costs)
-    if compared:
-        found["worst_ndcg_loss_20pct"] = max(1 - _mean(part, _ndcg) / _mean(clean, _ndcg) for part, clean in compared)
-        found["worst_er10_ratio_20pct"] = max(
-            (_mean(part, _exposure) + SLACK) / (_mean(clean, _exposure) + SLACK) for part, clean in compared
-        )
-        found["worst_er10_rise_20pct"] = max(
-            _mean(part, _exposure) - _mean(clean, _exposure) for part, clean in compared
-        )
-    if backdoors := [part for part in _groups(ours) if "backdoor" in part[0]]:
-        found["backdoor_success"] = max(_mean(part, _triggered) for part in backdoors)
-    for name, group in (("honest_reject_rate", "honest"), ("tail_reject_rate", "honest tail")):
-        if rates := [rate for part in _groups(ours, clean=True) if (rate := _rejected(part, group)) is not None]:
-            found[name] = max(rates)
-    if parts := _groups(ours):
-        found["attacks_judged"] = len({repr([part[0]["attack"], part[0]["options"]]) for part in parts})
-        found["least_seeds"] = min(len({row["seed"] for row in part}) for part in parts)
-    return found
+    all_verdicts = verdicts(ours)
+    attacks = [verdict for verdict in all_verdicts if verdict.rows[0]["attack"] != NONE]
+    worst: dict[str, Iterable[float | None]] = {
+        "clean_cost": _clean_costs(at_20pct, ours),
+        "worst_ndcg_loss_20pct": [verdict.loss for verdict in attacks],
+        "worst_er10_ratio_20pct": [verdict.ratio for verdict in attacks],
+        "worst_er10_rise_20pct": [verdict.rise for verdict in attacks],
+        "backdoor_success": [verdict.triggered for verdict in attacks],
+        "honest_reject_rate": [verdict.rejected["honest"] for verdict in all_verdicts],
+        "tail_reject_rate": [verdict.rejected["honest tail"] for verdict in all_verdicts],
+        "attacks_judged": [len({repr([v.rows[0]["attack"], v.rows[0]["options"]]) for v in attacks}) or None],
+        "least_seeds": [min((len({row["seed"] for row in v.rows}) for v in attacks), default=None)],
+    }
+    told = {name: [value for value in values if value is not None] for name, values in worst.items()}
+    return {name: max(values) for name, values in told.items() if values}
+
+
+def verdicts(ours: Sequence[Row]) -> list[Verdict]:
+    """Of one rule's rows at one share, clean ones included; one for each log, choice of targets, attack and options."""
+    return [_verdict(part, _clean_beside(part, ours)) for part in _groups(ours)]
+
+
+def _verdict(part: Sequence[Row], clean: Sequence[Row]) -> Verdict:
+    losses = [_loss(part, clean, variant) for variant in VARIANTS if clean and variant in part[0]["test"]]
+    loss, half_width = max(losses, default=(None, float("nan")))
+    return Verdict(
+        rows=part,
+        loss=loss,
+        half_width=half_width,
+        exposure=_mean(part, _exposure),
+        clean_exposure=_mean(clean, _exposure) if clean else None,
+        triggered=_mean(part, _triggered) if "backdoor" in part[0] else None,
+        rejected={group: _rejected(part, group) for group in ("honest", "honest tail", "malicious")},
+    )
+
+
+def _loss(part: Sequence[Row], clean: Sequence[Row], variant: str) -> tuple[float, float]:
+    """(The loss in NDCG@10, half the width of its interval), seeds in pairs."""
+    of_seed = {row["seed"]: row["test"][variant]["NDCG@10"] for row in clean}
+    pairs = [(row["test"][variant]["NDCG@10"], of_seed[row["seed"]]) for row in part if row["seed"] in of_seed]
+    attacked_S, clean_S = np.array(pairs).T
+    loss, count = 1 - attacked_S.mean() / clean_S.mean(), len(pairs)
+    if count < 3:
+        return float(loss), float("nan")
+    spread = np.std(clean_S - attacked_S, ddof=1) / np.sqrt(count) / clean_S.mean()
+    return float(loss), float(t.ppf(0.975, count - 1) * spread)
 
 
 def _clean_costs(rows: Sequence[Row], ours: Sequence[Row]) -> list[float]:
@@ -66,13 +121,11 @@ def _clean_costs(rows: Sequence[Row], ours: Sequence[Row]) -> list[float]:
     return costs
 
 
-def _groups(rows: Sequence[Row], clean: bool = False) -> list[list[Row]]:
-    """Attacked rows that differ by seed only; those of nobody's attack too where asked."""
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that differ by seed only."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if clean or row["attack"] != NONE:
-            key = repr([row.get(name) for name in (*BESIDE, "attack", "options")])
-            groups.setdefault(key, []).append(row)
+        groups.setdefault(repr([row.get(name) for name in (*BESIDE, "attack", "options")]), []).append(row)
     return list(groups.values())
 
 
@@ -89,7 +142,7 @@ def beside(row: Row) -> dict[str, Any]:
 
 
 def _rejected(part: Sequence[Row], group: str) -> float | None:
-    shares = [row["rejected"][group] for row in part if row["rejected"][group] is not None]
+    shares = [share for row in part if (share := row["rejected"].get(group)) is not None]
     return float(np.mean(shares)) if shares else None
 
 
@@ -98,15 +151,16 @@ def _mean(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
 
 
 def _ndcg(row: Row) -> float:
-    return row["test"]["global"]["NDCG@10"]
+    return float(row["test"]["global"]["NDCG@10"])
 
 
 def _base(row: Row) -> float:
-    return row["test"]["base"]["NDCG@10"]
+    return float(row["test"]["base"]["NDCG@10"])
 
 
 def _exposure(row: Row) -> float:
-    return row["trajectory"]["ER@10"]["max"]
+    """The shared patch's at every evaluation, the personal patches' at the last."""
+    return max(row["trajectory"]["ER@10"]["max"], *(row["test"][v]["ER@10"] for v in VARIANTS if v in row["test"]))
 
 
 def _triggered(row: Row) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import t
 
 from experiments.results import markdown_table, origin, read_results, replace_block
+from experiments.robustness.headline import Verdict, verdicts
 
 Row = dict[str, Any]
 FIGURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
@@ -22,16 +23,35 @@ FIGURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "rejected_tail": ("honest tail users rejected", lambda row: row["rejected"]["honest tail"]),
 }
 BRIEF = ("ndcg", "er10")  # what is told of other shares and of head targets
-NONE, USUAL = "none", 0.2
+NONE, USUAL, JUDGED = "none", 0.2, "guarded"
 
 
 def update(readme: Path, results: Path) -> None:
-    """Rewrites the blocks ``headline`` and ``tables``."""
+    """Rewrites the blocks ``headline``, ``judged`` and ``tables``."""
     held = read_results(results)
     figures = "\n".join(f"- `{name}`: {value:.3f}" for name, value in held["headline"].items())
     replace_block(readme, "headline", f"{figures}\n\n{origin(held)}")
     datasets = sorted({row["dataset"] for row in held["rows"]})
+    replace_block(readme, "judged", judged(held["rows"], JUDGED))
     replace_block(readme, "tables", "\n\n".join(tables(held["rows"], dataset) for dataset in datasets))
+
+
+def judged(rows: Sequence[Row], rule: str) -> str:
+    """What each attack got from one rule, 20 % malicious, the worst for honest NDCG@10 first; clean runs before all."""
+    ours = [row for row in rows if row["rule"] == rule and row["malicious"] == USUAL and not row.get("set")]
+    found = sorted(verdicts(ours), key=lambda v: (v.rows[0]["attack"] != NONE, -(v.loss or 0)))
+    titles = ("log", "targets", "attack", "seeds", "NDCG@10 lost", "ER@10 clean", "attacked", "backdoor")
+    return markdown_table([*titles, "honest rejected", "tail", "malicious"], [_judged(verdict) for verdict in found])
+
+
+def _judged(verdict: Verdict) -> list[str]:
+    first, rejected = verdict.rows[0], verdict.rejected
+    loss = "–" if verdict.loss is None or first["attack"] == NONE else f"{verdict.loss:.1%}"
+    loss += f" ± {verdict.half_width:.1%}" if loss != "–" and np.isfinite(verdict.half_width) else ""
+    shares = (verdict.clean_exposure, verdict.exposure, verdict.triggered)
+    groups = (rejected["honest"], rejected["honest tail"], rejected["malicious"])
+    numbers = ["–" if share is None else f"{share:.3f}" for share in (*shares, *groups)]
+    return [first["dataset"], first["targets"], _name(first), str(len(verdict.rows)), loss, *numbers]
 
 
 def tables(rows: Sequence[Row], dataset: str) -> str:
