@@ -75,8 +75,10 @@ def open_run(run_config: Mapping[str, Any]) -> RunFolder:
 
 
 def _prepare(config: Config, run: RunFolder) -> Deployment:
+    from server.panel import require_named
     from server.simulate import prepare  # imports torch and the data; building the app bundle must not
 
+    require_named(config)
     return prepare(config, run)
 
 

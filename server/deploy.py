@@ -17,6 +17,7 @@ from server.grpc_grid import GrpcGrid
 from server.limits import Limits
 from server.live.watch import Watch, monitor_of
 from server.loop import run_federation
+from server.panel import require_named
 from server.privacy import require_secret
 from server.recommend import Recommender
 from server.simulate import Progress, finish, hooks, prepare, silent
@@ -41,6 +42,7 @@ def serve(
     ``storage``: the URL of enrolments, as ``server.storage.open_storage`` takes it. DrainedError where ``watch`` says
     that the process was told to stop. With ``stay`` the gateway goes on recommending after the last round, until then.
     """
+    require_named(config)
     require_secret(config)  # the loop asks again, but only once the cloud has been trained
     watch = watch or Watch(monitor_of(run))
     with run.writing():

@@ -8,6 +8,7 @@ than ``panel_support`` confirm nothing by themselves.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import numpy as np
 
 from fedquilt.config import Config
 from fedquilt.defences import DefenceConfig
-from fedquilt.errors import ConfigError
+from fedquilt.errors import ConfigError, RunError
 from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import Split
+from fedquilt.runs import RunFolder
 from fedquilt.seeds import bits_for
-from server.exposure import K, margins, shown_to
+from server.exposure import K, margins
 
+_FILE = "panel.json"
 _STEP = 1e-4  # below the lift at which an item enters a list; scores are logits
 _TINY = 1e-300  # inf times 0 is no number
 _TOLD = 5  # ids that an error names
@@ -53,12 +56,13 @@ class PanelBound:
         """[I]: at most 0 for what is not confirmed, and at most what lets ``allowed_I`` judges be shown the item.
 
         Lists are as if nobody had more lift than this ``ceiling_I``, and than 0 for what is not confirmed; that an item
-        which loses its place lets another one in is not counted.
+        which loses its place lets another one in is not counted: where all are lowered until nothing is above its bound
+        (20 passes), lists are filled by what nobody wants, which cost up to three times what the patch gains. A judge
+        with no more than ten items left is shown all of them, and is not counted.
         """
         held_I = np.where(self.confirmed_I, ceiling_I, np.minimum(ceiling_I, 0))
         kept_JI = np.minimum(lifts_JI, held_I)
-        left_JI = np.where(self.seen_JI, -np.inf, base_JI + kept_JI)
-        shown_JI, margins_JI = margins(left_JI, min(K, left_JI.shape[1] - 1))
+        shown_JI, margins_JI = _lists(base_JI + kept_JI, self.seen_JI)
         over = np.flatnonzero(shown_JI.sum(axis=0) > self.allowed_I)
         needed_JO = np.where(shown_JI, kept_JI - margins_JI, np.inf)[:, over]
         most_O = np.sort(needed_JO, axis=0)[self.allowed_I[over], np.arange(len(over))] - _STEP
@@ -66,34 +70,71 @@ class PanelBound:
         return held_I.astype(ceiling_I.dtype)
 
 
+def _lists(scores_JI: np.ndarray, seen_JI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(Is it in the top ten of a judge who could be shown others?, its margin), as ``margins``; both [J, I]."""
+    left_JI = np.where(seen_JI, -np.inf, scores_JI)
+    shown_JI, margins_JI = margins(left_JI, min(K, left_JI.shape[1] - 1))
+    return shown_JI & ((~seen_JI).sum(axis=1, keepdims=True) > K), margins_JI
+
+
 def wants_panel(defence: DefenceConfig) -> bool:
     return bool(defence.panel_users or defence.panel_file)
 
 
-def make_panel(config: Config, split: Split, known_U: np.ndarray | None = None) -> Panel:
-    """``defence.panel_users`` users, drawn once a run among ``known_U``, all users unless given, who have clicked since
-    the cloud's part ends; or those whom ``defence.panel_file`` names.
+def require_named(config: Config) -> None:
+    """ConfigError for a panel that is drawn: only a simulation knows whose accounts these are."""
+    if config.defence.panel_users:
+        raise ConfigError(
+            f"defence.panel_users = {config.defence.panel_users} draws the panel from all users, an attacker's accounts"
+            " among them: name users whose accounts you know in defence.panel_file"
+        )
 
-    ConfigError where there are too few, and for a file that cannot be read or names somebody unknown.
+
+def require_open(config: Config) -> None:
+    """ConfigError for a panel under a privacy mode: ceilings go to every device, and no noise covers its clicks."""
+    if wants_panel(config.defence) and config.privacy.mode != "none":
+        raise ConfigError(
+            f"defence.panel_users and panel_file tell every device what the panel has clicked, which privacy.mode ="
+            f" {config.privacy.mode!r} does not cover: do without a panel, or set privacy.mode to none"
+        )
+
+
+def make_panel(config: Config, split: Split, known_U: np.ndarray | None = None) -> Panel:
+    """``defence.panel_users`` users, drawn once a run; or those whom ``defence.panel_file`` names, by the ids of the
+    log's source. ``known_U``: whose accounts are known, and nobody else's are in it; all users unless given.
+
+    ConfigError where no item has ``panel_support`` clickers, and for a file that cannot be read or names somebody
+    unknown.
     """
-    fresh_C = _fresh(split)
-    users_U = np.unique(split.train.users_C[fresh_C])
-    defence = config.defence
+    defence, fresh_C = config.defence, _fresh(split)
+    users_U = np.unique(split.train.users_C)
     if defence.panel_file:
-        users_U = np.intersect1d(users_U, _named(defence.panel_file, split.train))
-    else:
-        users_U = users_U if known_U is None else np.intersect1d(users_U, known_U)
+        users_U = _named(defence.panel_file, split.train)
+    users_U = users_U if known_U is None else np.intersect1d(users_U, known_U)
+    if not defence.panel_file:
         order_U = np.argsort(bits_for(config.seed, 0, users_U, "panel", 1)[:, 0], kind="stable")
         users_U = np.sort(users_U[order_U[: defence.panel_users]])
-    if len(users_U) < defence.panel_support:
-        raise ConfigError(
-            f"defence.panel_support = {defence.panel_support}, and the panel has {len(users_U)} users with clicks that"
-            f" the cloud was not trained on (split.cloud_share = {config.split.cloud_share:g}), so nothing could be"
-            " lifted: lower it, ask more users, or do without a panel"
-        )
     panel_C = fresh_C & np.isin(split.train.users_C, users_U)
     pairs = np.unique(np.stack([split.train.users_C[panel_C], split.train.items_C[panel_C]]), axis=1)
-    return Panel(users_U, np.bincount(pairs[1], minlength=split.train.num_items))
+    clickers_I = np.bincount(pairs[1], minlength=split.train.num_items)
+    if clickers_I.max() < defence.panel_support:
+        raise ConfigError(
+            f"defence.panel_support = {defence.panel_support}, and no item has more than {clickers_I.max()} clickers"
+            f" among the panel's {len(users_U)} users since the cloud's part of the log (split.cloud_share ="
+            f" {config.split.cloud_share:g}), so nothing could be lifted: lower panel_support, take a larger panel,"
+            " leave it more clicks, or do without"
+        )
+    return Panel(users_U, clickers_I)
+
+
+def require_same(run: RunFolder, panel: Panel) -> None:
+    """RunError where a run that is resumed finds another panel than it began with; what the panel is, on disk."""
+    digest = hashlib.sha256(panel.users_U.tobytes() + panel.clickers_I.tobytes()).hexdigest()[:16]
+    found = {"users": len(panel.users_U), "hash": digest}
+    if not (run.path / _FILE).exists():
+        run.write_json(_FILE, found)
+    elif (begun := run.read_json(_FILE)) != found:
+        raise RunError(f"{run.path}: began with the panel {begun}, now it is {found}: restore it or start a new run")
 
 
 def make_bound(defence: DefenceConfig, panel: Panel, base_JI: np.ndarray, seen_JI: np.ndarray) -> PanelBound:
@@ -102,7 +143,7 @@ def make_bound(defence: DefenceConfig, panel: Panel, base_JI: np.ndarray, seen_J
     """
     confirmed_I, open_I = panel.clickers_I >= defence.panel_support, (~seen_JI).sum(axis=0)
     share_I = np.where(confirmed_I, np.minimum(defence.panel_growth * np.maximum(panel.share_I, _TINY), 1), 0)
-    allowed_I = np.maximum(np.floor(share_I * open_I).astype(np.int64), shown_to(base_JI, seen_JI))
+    allowed_I = np.maximum(np.floor(share_I * open_I).astype(np.int64), _lists(base_JI, seen_JI)[0].sum(axis=0))
     return PanelBound(confirmed_I, allowed_I, seen_JI)
 
 
@@ -117,7 +158,7 @@ def _fresh(split: Split) -> np.ndarray:
 def _named(file: str, log: InteractionLog) -> np.ndarray:
     """The users whose ids, those of the log's source, stand in the file, one a line; empty lines are skipped."""
     try:
-        wanted = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+        wanted = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"defence.panel_file = {file!r} cannot be read: {error}") from error
     ids = np.arange(log.num_users) if log.user_ids is None else log.user_ids

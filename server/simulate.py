@@ -29,7 +29,7 @@ from server.judged import examiner_of, judged, judged_last
 from server.judges import Judges, make_judges
 from server.lift import make_lift, wants_lift
 from server.loop import run_federation
-from server.panel import Panel, make_panel, wants_panel
+from server.panel import Panel, make_panel, require_open, require_same, wants_panel
 from server.privacy import require_possible, summary
 from server.private_cloud import CLOUD_LEDGER, require_cloud_privacy
 from server.rollback import rollback_note, rolled_back
@@ -78,6 +78,8 @@ def prepare(
     _require_same_data(run, split)
     require_root(config, split.cloud)
     panel = make_panel(config, split, known_U) if wants_panel(config.defence) else None
+    if panel is not None:
+        require_same(run, panel)
     base = _cloud(config, run, split, progress)
     weights = KernelWeights.of(base)
     spec = patch_spec(weights, config.patch)
@@ -143,6 +145,7 @@ def _require_known_names(config: Config) -> None:
     require_possible(config)
     require_cloud_privacy(config)
     require_suspicion(config)
+    require_open(config)
     make_optimizer(optimizer.name, optimizer.learning_rate, optimizer.options)
     require_parts(config.patch.parts, "patch.parts")
     if config.meta.inner_steps:

@@ -14,14 +14,16 @@ from tiny_recommender import log_of, tiny_run
 from cli.attack_world import make_world, run_attack
 from client.app import app
 from fedquilt.config import Config, parse
-from fedquilt.errors import ConfigError
+from fedquilt.errors import ConfigError, RunError
 from fedquilt.graphs.datasets import load_split
 from fedquilt.graphs.splits import Split, split_log
 from fedquilt.runs import RunFolder
+from server.app import _prepare
+from server.deploy import serve
 from server.exposure import shown_to
 from server.lift import LiftCeiling
 from server.panel import PanelBound, make_bound, make_panel
-from server.simulate import simulate
+from server.simulate import prepare, simulate
 
 LIFT = {"lift_quantile": 0.95}
 
@@ -33,6 +35,14 @@ def config_with(**defence) -> Config:
 def tiny_with(cloud_share: float, seed: int = 0, **defence) -> Config:
     config = tiny_run(split={"cloud_share": cloud_share}).model_dump()
     return parse({**config, "seed": seed, "defence": {**LIFT, **defence}})
+
+
+def serve_a_gateway(config: Config, folder) -> None:
+    serve(config, RunFolder.create(folder, config), folder, ("127.0.0.1", 0))
+
+
+def run_in_flower(config: Config, folder) -> None:
+    _prepare(config, RunFolder.create(folder, config))
 
 
 def town() -> Split:
@@ -48,14 +58,14 @@ def town() -> Split:
 
 def test_an_items_clickers_are_the_users_who_clicked_it_after_the_clouds_part():
     panel = make_panel(config_with(panel_users=9, panel_support=1), town())
-    assert panel.users_U.tolist() == [0, 1, 2]  # user 3 has clicked nothing since
+    assert panel.users_U.tolist() == [0, 1, 2, 3]  # user 3, who has clicked nothing since, counts as well
     assert panel.clickers_I.tolist() == [0, 3, 2, 0, 0]  # item 1 twice by user 0, who counts once
-    np.testing.assert_allclose(panel.share_I, [0, 1, 2 / 3, 0, 0])
+    assert panel.share_I.tolist() == [0, 0.75, 0.5, 0, 0]
 
 
 def test_only_users_whose_accounts_are_known_are_drawn():
     panel = make_panel(config_with(panel_users=9, panel_support=1), town(), known_U=np.array([0, 2, 3]))
-    assert panel.users_U.tolist() == [0, 2]
+    assert panel.users_U.tolist() == [0, 2, 3]
 
 
 def test_the_draw_is_the_seeds_and_a_larger_panel_keeps_the_users_of_a_smaller_one():
@@ -88,14 +98,54 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         make_panel(config_with(panel_file=str(tmp_path / "none.txt")), town())
 
 
-def test_a_panel_that_is_too_small_to_confirm_anything_is_refused():
-    with pytest.raises(ConfigError, match=r"panel_support = 4, and the panel has 3 users"):
+def test_nobody_else_is_in_it_though_the_file_names_them(tmp_path):
+    file = tmp_path / "panel.txt"
+    file.write_text("0\n1\n2\n")
+    panel = make_panel(config_with(panel_file=str(file), panel_support=1), town(), known_U=np.array([1, 2, 3]))
+    assert panel.users_U.tolist() == [1, 2]
+
+
+def test_a_panel_that_cannot_confirm_any_item_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"panel_support = 4, and no item has more than 3 clickers among the panel's 4"
+    ):
         make_panel(config_with(panel_users=4, panel_support=4), town())
+
+
+@pytest.mark.parametrize("start", [serve_a_gateway, run_in_flower])
+def test_a_real_federation_draws_no_panel_as_it_knows_nobodys_account(tmp_path, start):
+    with pytest.raises(ConfigError, match=r"panel_users = 20 draws the panel from all users.*panel_file"):
+        start(tiny_with(0.3, panel_users=20), tmp_path)
+
+
+def test_a_panel_is_refused_under_a_privacy_mode(tmp_path):
+    config = tiny_with(0.3, panel_users=20).model_dump()
+    private = parse(
+        {
+            **config,
+            "privacy": {"mode": "central", "noise_multiplier": 1.0},
+            "federation": {**config["federation"], "rounds": 1},
+        }
+    )
+    with pytest.raises(ConfigError, match=r"tell every device what the panel has clicked.*privacy\.mode = 'central'"):
+        simulate(private, RunFolder.create(tmp_path, private), app)
+
+
+def test_a_run_goes_on_with_the_panel_that_it_began_with_only(tmp_path):
+    file = tmp_path / "panel.txt"
+    file.write_text("\n".join(map(str, range(40))))
+    config = tiny_with(0.3, panel_file=str(file), panel_support=1)
+    run = RunFolder.create(tmp_path, config)
+    prepare(config, run)
+    prepare(config, run)
+    file.write_text("\n".join(map(str, range(41))))
+    with pytest.raises(RunError, match=r"began with the panel .*'users': 40.* now it is .*'users': 41"):
+        prepare(config, run)
 
 
 def test_a_panel_without_clicks_since_the_clouds_part_is_refused(tmp_path):
     config = tiny_with(1.0, panel_users=20)
-    with pytest.raises(ConfigError, match=r"has 0 users with clicks that the cloud was not trained on"):
+    with pytest.raises(ConfigError, match=r"no item has more than 0 clickers among the panel's 20 users"):
         simulate(config, RunFolder.create(tmp_path, config), app)
 
 
@@ -178,27 +228,36 @@ def test_what_the_base_model_shows_to_more_stays():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 3))
-def test_nobody_gets_more_lift_than_without_a_panel_and_no_item_reaches_more_judges_than_allowed(seed, growth):
+def test_nobody_gets_more_lift_than_without_a_panel_and_each_item_is_within_its_bound(seed, growth):
+    """Whatever rises and falls; each with the others as they were, as what moves up in its place is not counted."""
     rng = np.random.default_rng(seed)
     base_JI = rng.normal(size=(40, ITEMS)).astype(np.float32)
-    lifts_JI = rng.exponential(size=(40, ITEMS)).astype(np.float32) * rng.integers(0, 2, ITEMS)
+    lifts_JI = (rng.normal(size=ITEMS) + rng.normal(size=(40, ITEMS))).astype(np.float32)
     bound = bound_of(dict(enumerate(rng.integers(0, 30, ITEMS).tolist())), growth, base_JI)
     before_I = np.quantile(lifts_JI, 0.95, axis=0)
     ceiling_I = bound.lowered(before_I, base_JI, lifts_JI)
-    assert (ceiling_I <= before_I).all()
-    assert (ceiling_I >= np.minimum(before_I, 0)).all()
     held_I = np.where(bound.confirmed_I, before_I, np.minimum(before_I, 0))
-    for item in np.flatnonzero(ceiling_I < held_I):  # each with the others as they were
-        kept_I = held_I.copy()
-        kept_I[item] = ceiling_I[item]
-        lists_JI = base_JI + np.minimum(lifts_JI, kept_I)
-        # A tie at the last place shows both; what the base model alone gives stays.
-        least = max(bound.allowed_I[item], (base_JI[:, item] >= _tenth(lists_JI)).sum())
-        assert shown_to(lists_JI, NOTHING_SEEN)[item] <= least
+    assert (ceiling_I <= held_I).all()
+    for item in range(ITEMS):
+        alone_I = held_I.copy()
+        alone_I[item] = ceiling_I[item]
+        assert shown_to(base_JI + np.minimum(lifts_JI, alone_I), NOTHING_SEEN)[item] <= bound.allowed_I[item]
 
 
-def _tenth(lists_JI: np.ndarray) -> np.ndarray:
-    return -np.sort(-lists_JI, axis=1)[:, 9]
+def test_what_the_panel_has_not_clicked_does_not_move_up_where_one_item_falls():
+    # Item 0 falls for everybody; item 20, which is next and not clicked, stays below item 10, which is after it.
+    lifts_JI = np.zeros((40, ITEMS), np.float32)
+    lifts_JI[:, 0] = -40
+    ceiling_I = bound_of(dict.fromkeys(range(1, 10), 60)).lowered(np.zeros(ITEMS, np.float32), judged(), lifts_JI)
+    lists_JI = judged() + np.minimum(lifts_JI, ceiling_I)
+    assert shown_to(lists_JI, NOTHING_SEEN)[[10, 20]].tolist() == [40, 0]
+
+
+def test_judges_who_are_shown_all_that_is_left_lower_nothing():
+    base_JI, seen_JI = judged(), NOTHING_SEEN.copy()
+    seen_JI[:, 9:] = True
+    bound = PanelBound(np.ones(ITEMS, bool), np.zeros(ITEMS, np.int64), seen_JI)
+    assert bound.lowered(np.full(ITEMS, 9.0), base_JI, lifted(3, 5)).tolist() == [9.0] * ITEMS
 
 
 def test_an_evaluation_tells_how_many_items_the_panel_holds(tmp_path):

@@ -157,7 +157,7 @@ def test_of_shared_and_personal_lists_those_that_lose_more_count():
 
 
 def test_the_interval_of_a_loss_is_over_seeds_in_pairs():
-    # Losses of single seeds 0.02, 0.03, 0.04 of a clean mean of 0.2: mean 15 %, and 4.303 * 0.01 / sqrt(3) / 0.2 = 12.4 %.
+    # Seeds lose 0.02, 0.03, 0.04 of a clean mean of 0.2: 15 % on average, and 4.303 * 0.01 / sqrt(3) / 0.2 = 12.4 %.
     clean = [row(RULE, "none", ndcg, seed=seed) for seed, ndcg in enumerate((0.1, 0.2, 0.3))]
     attacked = [row(RULE, "ipm", ndcg, seed=seed) for seed, ndcg in enumerate((0.08, 0.17, 0.26))]
     verdict = verdicts([*clean, *attacked])[1]
