@@ -17,7 +17,7 @@ from fedquilt.errors import ConfigError, DataError
 from fedquilt.graphs.coclick import build_coclick
 
 PROFILES = ["random-profile", "average-profile", "bandwagon", "average-over-popular"]
-PROMOTING = [*PROFILES, "fake-co-clicks", "fed-rec-attack", "pip-attack"]
+PROMOTING = [*PROFILES, "fake-co-clicks", "fed-rec-attack", "pip-attack", "undercut"]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,15 @@ def test_a_demoted_rival_falls(town, untouched):
 def test_an_untargeted_attack_costs_honest_users_some_of_what_the_round_gained(town, untouched, name):
     attacked = town.after(town.forged_rows(name))
     assert town.loss(attacked) > town.loss(untouched)
+
+
+def test_undercutting_leaves_the_targets_own_rows_to_honest_training(town):
+    attack = make_attack("undercut", {"boost": 1e6})
+    bias_MI = attack.rows(town.view(attack))[
+        :, spec_of(("bottleneck", "item-bias", "item-low-rank")).slices["item_bias"]
+    ]
+    assert np.abs(bias_MI[:, town.targets_T]).max() < 1e-5
+    assert np.abs(bias_MI).max() > 1e-3
 
 
 def test_a_backdoor_opens_under_its_trigger_and_less_without(towns):

@@ -74,6 +74,8 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {  # name on the command line: 
     "pip-attack-hidden": ("pip-attack", {"hidden": True}),
     "pieck-ipe": ("pieck", {"variant": "ipe"}),
     "pieck-uea": ("pieck", {"variant": "uea"}),
+    "undercut": ("undercut", {}),
+    "camouflage-undercut": ("camouflage", {"inner": "undercut"}),
     "ua-fed-rec": ("ua-fed-rec", {}),
     "backdoor": ("backdoor", {}),
     "backdoor-distributed": ("backdoor", {"parts": 4}),
