@@ -46,7 +46,9 @@ class DefenceConfig(BaseModel):
         description="users of known accounts, drawn by the seed, whose clicks the cloud sees at once; what too few of"
         " them click is not lifted; 0: off",
     )
-    panel_file: str = Field("", description="panel_users: a file with a user id a line, in place of a draw")
+    panel_file: str = Field(
+        "", description="panel_users: a file with a user id of the log's source a line, in place of a draw"
+    )
     panel_support: int = Field(
         6,
         ge=1,

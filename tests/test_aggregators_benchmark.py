@@ -94,7 +94,7 @@ def test_ours_agree_with_plain_torch_and_flower_and_measured_rows_stay(tmp_path)
     assert rows["median", "flower"]["relative_difference"] < 1e-6
 
 
-@pytest.mark.parametrize("rule", ["support-screening", "frozen-parts", "supernode-cap"])
+@pytest.mark.parametrize("rule", ["skew-screening", "support-screening", "frozen-parts", "supernode-cap"])
 def test_rules_that_ask_for_items_or_supernodes_are_given_them(tmp_path, rule):
     saved = str(tmp_path / "ours.npy")
     assert aggregators_server.serve(request(tmp_path, rule=rule, who="ours", save=saved))["status"] == "ok"

@@ -18,7 +18,7 @@ import torch
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 IN_PLACE = "-in-place"
-OF_ITEMS = ("support-screening", "frozen-parts")
+OF_ITEMS = ("skew-screening", "support-screening", "frozen-parts")
 """Pre-rules that refuse rows of which they do not know where the items lie. The others take P as one part."""
 SUPERNODES = 4
 CLIPPING = ("clipping", "adaptive-clipping")

@@ -21,10 +21,11 @@ class SkewScreening:
     O(K·I), I items.
 
     A step down a softmax loss adds rate · (y_i - p_i) to the bias of item i: much to the few items that were clicked, a
-    little less than nothing to all others, so that b is skewed upwards: n clicks among I items give about sqrt(I / n).
-    The negative of such a step is skewed downwards, noise and what is sewn together from noise and others' means not at
-    all. This holds user by user, whatever the others send, and does not take for a liar who likes what nobody else
-    likes. Passes: who leaves the biases as they are, and whoever sends a step down such a loss over false clicks.
+    little less than nothing to all others, so that b is skewed upwards: n clicks among I items, p = n / I, give about
+    (1 - 2p) / sqrt(p (1 - p)), which is below 3 from p = .084 on. The negative of such a step is skewed downwards,
+    noise and what is sewn together from noise and others' means not at all. This holds user by user, whatever the
+    others send, and does not take for a liar who likes what nobody else likes. Passes: who leaves the biases as they
+    are, or adds a large one, and whoever sends a step down such a loss over false clicks.
     Rows without a bias that differs from 0 stay. Where more than half of a round is below, its loss is another one,
     and all stay. A patch without item biases passes. MissingContextError without a patch spec.
     """
