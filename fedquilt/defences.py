@@ -60,6 +60,13 @@ class DefenceConfig(BaseModel):
         description="times its share of the panel that an item may be in top 10s of the cloud's own users, unless the"
         " base model shows it to more; inf: no bound",
     )
+    panel_log_alpha: float = Field(
+        1e-3,
+        ge=0,
+        lt=1,
+        description="chance that a random panel has clicked so little of any item in the cloud's log; whatever"
+        " is rarer is bounded by its share of the panel, though the base model shows it to more; 0: off",
+    )
     exposure_users: int = Field(
         500, ge=1, description="exposure_share, lift_quantile: users of the cloud's log who judge them"
     )
@@ -93,7 +100,7 @@ class DefenceConfig(BaseModel):
 
     def unused(self) -> set[str]:
         """Options that came later than the section and are not used: a run's hash leaves them out."""
-        panel = {"panel_users", "panel_file", "panel_support", "panel_growth"}
+        panel = {"panel_users", "panel_file", "panel_support", "panel_growth", "panel_log_alpha"}
         if self.panel_users or self.panel_file:
             return set()
         return panel if self.lift_quantile else {*panel, "lift_quantile"}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import hypergeom
 
 from fedquilt.config import Config
 from fedquilt.defences import DefenceConfig
@@ -31,10 +32,15 @@ _TOLD = 5  # ids that an error names
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """``users_U`` sorted; ``clickers_I``, int64: how many of them have clicked an item since the cloud's part ends."""
+    """``users_U`` sorted; ``clickers_I``, int64: how many of them have clicked an item since the cloud's part ends.
+
+    ``log_p_I``: the chance that a draw of as many of the cloud's users has as few clickers in the cloud's part as the
+    panel has there; tiny where somebody else clicked an item for the log's sake. 1 without users in the log.
+    """
 
     users_U: np.ndarray
     clickers_I: np.ndarray
+    log_p_I: np.ndarray
 
     @property
     def share_I(self) -> np.ndarray:
@@ -114,9 +120,7 @@ def make_panel(config: Config, split: Split, known_U: np.ndarray | None = None) 
     if not defence.panel_file:
         order_U = np.argsort(bits_for(config.seed, 0, users_U, "panel", 1)[:, 0], kind="stable")
         users_U = np.sort(users_U[order_U[: defence.panel_users]])
-    panel_C = fresh_C & np.isin(split.train.users_C, users_U)
-    pairs = np.unique(np.stack([split.train.users_C[panel_C], split.train.items_C[panel_C]]), axis=1)
-    clickers_I = np.bincount(pairs[1], minlength=split.train.num_items)
+    clickers_I = _clickers(split.train.where(fresh_C & np.isin(split.train.users_C, users_U)))
     if clickers_I.max() < defence.panel_support:
         raise ConfigError(
             f"defence.panel_support = {defence.panel_support}, and no item has more than {clickers_I.max()} clickers"
@@ -124,7 +128,21 @@ def make_panel(config: Config, split: Split, known_U: np.ndarray | None = None) 
             f" {config.split.cloud_share:g}), so nothing could be lifted: lower panel_support, take a larger panel,"
             " leave it more clicks, or do without"
         )
-    return Panel(users_U, clickers_I)
+    return Panel(users_U, clickers_I, _chance_of_as_few(split.cloud, users_U))
+
+
+def _clickers(log: InteractionLog) -> np.ndarray:
+    """int64 [I]: users who have clicked an item."""
+    pairs = np.unique(np.stack([log.users_C, log.items_C]), axis=1)
+    return np.bincount(pairs[1], minlength=log.num_items)
+
+
+def _chance_of_as_few(cloud: InteractionLog, panel_U: np.ndarray) -> np.ndarray:
+    """float64 [I]: hypergeometric, of the users with a click in the cloud's log those of the panel drawn at random."""
+    drawn_C = np.isin(cloud.users_C, panel_U)
+    all_users, drawn = len(np.unique(cloud.users_C)), len(np.unique(cloud.users_C[drawn_C]))
+    chance_I: np.ndarray = hypergeom.cdf(_clickers(cloud.where(drawn_C)), all_users, _clickers(cloud), drawn)
+    return chance_I
 
 
 def require_same(run: RunFolder, panel: Panel) -> None:
@@ -139,11 +157,15 @@ def require_same(run: RunFolder, panel: Panel) -> None:
 
 def make_bound(defence: DefenceConfig, panel: Panel, base_JI: np.ndarray, seen_JI: np.ndarray) -> PanelBound:
     """An item may reach as many judges as the base model shows it to, and one that enough of the panel have clicked
-    ``panel_growth`` times its share of the panel among the judges who have not clicked it.
+    ``panel_growth`` times its share of the panel among the judges who have not clicked it. That the base model shows it
+    counts for nothing where the panel has clicked it more seldom than the cloud's log would have it, by a test at
+    ``panel_log_alpha`` over all items (Bonferroni).
     """
     confirmed_I, open_I = panel.clickers_I >= defence.panel_support, (~seen_JI).sum(axis=0)
     share_I = np.where(confirmed_I, np.minimum(defence.panel_growth * np.maximum(panel.share_I, _TINY), 1), 0)
-    allowed_I = np.maximum(np.floor(share_I * open_I).astype(np.int64), _lists(base_JI, seen_JI)[0].sum(axis=0))
+    from_base_I = _lists(base_JI, seen_JI)[0].sum(axis=0)
+    from_base_I[panel.log_p_I < defence.panel_log_alpha / len(from_base_I)] = 0
+    allowed_I = np.maximum(np.floor(share_I * open_I).astype(np.int64), from_base_I)
     return PanelBound(confirmed_I, allowed_I, seen_JI)
 
 

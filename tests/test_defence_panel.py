@@ -22,7 +22,7 @@ from server.app import _prepare
 from server.deploy import serve
 from server.exposure import shown_to
 from server.lift import LiftCeiling
-from server.panel import PanelBound, make_bound, make_panel
+from server.panel import Panel, PanelBound, _chance_of_as_few, make_bound, make_panel
 from server.simulate import prepare, simulate
 
 LIFT = {"lift_quantile": 0.95}
@@ -169,19 +169,57 @@ def test_a_run_without_a_panel_keeps_the_hash_that_it_had_before_there_was_one(d
     assert parse({"defence": {**LIFT, **defence, "panel_users": 20}}).hash() != parse({"defence": defence}).hash()
 
 
+def log_where(clickers: int, of_panel: int) -> Split:
+    """1,000 users, the first 100 the panel, who clicked item 0 in the cloud's part, and item 1 or 2 since."""
+    clicked_U = np.zeros(1000, bool)
+    clicked_U[:of_panel] = clicked_U[100 : 100 + clickers - of_panel] = True
+    log = log_of([[0 if clicked else 3, 1, 2] for clicked in clicked_U], num_items=5)
+    first_C = np.isin(np.arange(len(log)), log.offsets[:-1])
+    return replace(town(), train=log, cloud=log.where(first_C))
+
+
+@pytest.mark.parametrize(("of_panel", "unlikely"), [(20, False), (12, False), (2, True), (0, True)])
+def test_an_item_that_the_cloud_log_has_from_others_than_its_known_users_stands_out(tmp_path, of_panel, unlikely):
+    # 200 of 1,000 users clicked it: 20 of 100 in the mean, deviation 3.8; 12 or fewer at .020, 2 or fewer at 2e-8.
+    file = tmp_path / "panel.txt"
+    file.write_text("\n".join(map(str, range(100))))
+    panel = make_panel(config_with(panel_file=str(file)), log_where(200, of_panel))
+    assert (panel.log_p_I[0] < 1e-3 / 5) == unlikely
+    assert (panel.log_p_I[1:3] == 1).all()  # in nobody's
+
+
+def test_honest_logs_raise_an_alarm_as_seldom_as_was_said():
+    """A binomial bound: 400 panels at a chance of .05 each are 20, and more than 40 have a chance below 1e-4."""
+    rng = np.random.default_rng(0)
+    log = log_of([rng.choice(20, 4, replace=False).tolist() for _ in range(300)])
+    split = replace(town(), train=log, cloud=log)
+    panels = [rng.choice(300, 40, replace=False) for _ in range(400)]
+    alarms = sum((_chance_of_as_few(split.cloud, np.sort(panel_U)) < 0.05 / 20).any() for panel_U in panels)
+    assert alarms <= 40
+
+
+@pytest.mark.parametrize(("chance", "shown"), [(1e-9, 0), (1.0, 40)])
+def test_what_a_poisoned_base_model_shows_is_bounded_by_the_panel(chance, shown):
+    lists_JI, log_p_I = judged(), np.ones(ITEMS)
+    log_p_I[0] = chance
+    bound = bound_of({}, log_p_I=log_p_I)
+    lists_JI += np.minimum(0, ceiling_under(bound, np.zeros((40, ITEMS), np.float32)))
+    assert shown_to(lists_JI, NOTHING_SEEN)[0] == shown
+
+
 # --- what may be lifted ---
 
 ITEMS = 30
 NOTHING_SEEN = np.zeros((40, ITEMS), bool)
 
 
-def bound_of(clickers: dict[int, int], growth: float = 1.75, base_JI: np.ndarray | None = None) -> PanelBound:
+def bound_of(
+    clickers: dict[int, int], growth: float = 1.75, base_JI: np.ndarray | None = None, log_p_I: np.ndarray | None = None
+) -> PanelBound:
     """Of a panel of 100, of whom so many have clicked these items."""
-    split = town()
-    panel = make_panel(config_with(panel_users=9, panel_support=1), split)
     clickers_I = np.zeros(ITEMS, np.int64)
     clickers_I[list(clickers)] = list(clickers.values())
-    panel = replace(panel, users_U=np.arange(100), clickers_I=clickers_I)
+    panel = Panel(np.arange(100), clickers_I, np.ones(ITEMS) if log_p_I is None else log_p_I)
     defence = config_with(panel_users=100, panel_growth=growth).defence
     return make_bound(defence, panel, judged() if base_JI is None else base_JI, NOTHING_SEEN)
 
