@@ -61,7 +61,7 @@ class DefenceConfig(BaseModel):
         " base model shows it to more; inf: no bound",
     )
     panel_log_alpha: float = Field(
-        1e-3,
+        0.05,
         ge=0,
         lt=1,
         description="chance that a random panel has clicked so little of any item in the cloud's log; whatever"
