@@ -26,7 +26,7 @@ class Undercut:
     kind = "updates"
     goal = "promote"
     knows = frozenset({OWN, COLLUDERS})
-    source = "fedquilt"
+    source = "fedquilt, against bounds on lift"
 
     def rows(self, view: View) -> np.ndarray:
         lab = view.model
