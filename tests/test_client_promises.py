@@ -38,7 +38,7 @@ def refusals(folder, config, **node_config) -> str:
         run_federation(grid, config, toy_task.toy_deployment(), RunFolder.create(folder, config))
     except FederationError:
         assert grid.refused
-    return "; ".join(grid.refused)
+    return "\n".join(grid.refused)
 
 
 def hostile(monkeypatch, mode, **said):
@@ -60,7 +60,9 @@ def hostile(monkeypatch, mode, **said):
 def test_less_noise_than_was_deployed_is_refused_and_nothing_is_sent(mode, said, privacy, words, tmp_path, monkeypatch):
     hostile(monkeypatch, mode, **said)
     config = private(mode, ONE_ROUND, randomness="secret", **privacy)
-    assert refusals(tmp_path, config).count(words) == 3
+    told = refusals(tmp_path, config).splitlines()
+    assert 0 < len(told) <= 3  # the nodes that were asked: the draw is secret, so not always all
+    assert all(words in line for line in told)
     assert not any(events(path) for path in tmp_path.glob("*/devices/privacy-*.sqlite"))
 
 
