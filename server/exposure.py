@@ -25,7 +25,7 @@ from server.judges import Judges
 K = 10
 _BIAS = "item_bias"
 _PASSES = 20
-_STEP = 1e-4  # beyond the place at which an item leaves a list; scores are logits
+STEP = 1e-4  # beyond the place at which an item leaves a list; scores are logits
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def lowering(scores_JI: np.ndarray, seen_JI: np.ndarray, allowed_I: np.ndarray, 
         if not len(over):
             break
         best_first_JO = -np.sort(-margins_JI[:, over], axis=0)
-        off_O = best_first_JO[allowed_I[over], np.arange(len(over))] + _STEP * 2**attempt
+        off_O = best_first_JO[allowed_I[over], np.arange(len(over))] + STEP * 2**attempt
         left_JI[:, over] -= off_O
         off_I[over] += off_O
     return off_I

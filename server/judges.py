@@ -56,7 +56,7 @@ def make_judges(config: Config, cloud: InteractionLog, base: Mapping[str, np.nda
     chosen = np.sort(rng.choice(users_U, min(config.defence.exposure_users, len(users_U)), replace=False))
     parts, seen = [], []
     for back in range(0, APART * config.defence.exposure_moments, APART):
-        log = cloud.where(_places(cloud) < np.repeat(counts_U - back, counts_U))
+        log = cloud.where(cloud.places_C < np.repeat(counts_U - back, counts_U))
         builder = CohortBuilder(log, local_graphs(config.graph, config.screening, base), config.graph, config.meta)
         there = chosen[counts_U[chosen] - back >= MIN_CLICKS]
         for first in range(0, len(there), _AT_ONCE):
@@ -64,12 +64,6 @@ def make_judges(config: Config, cloud: InteractionLog, base: Mapping[str, np.nda
             parts.append(Graphs.of(builder.serving_cohort(users))[-1:])
             seen.append(_seen(log, users))
     return Judges(KernelWeights.of(base), spec, tuple(parts), np.concatenate(seen))
-
-
-def _places(log: InteractionLog) -> np.ndarray:
-    """int64 [C]: a click's place among its user's, from 0."""
-    counts_U = np.diff(log.offsets)
-    return np.arange(len(log)) - np.repeat(log.offsets[:-1], counts_U)
 
 
 def _seen(log: InteractionLog, users_U: np.ndarray) -> np.ndarray:

@@ -22,10 +22,9 @@ from fedquilt.graphs.log import InteractionLog
 from fedquilt.graphs.splits import Split
 from fedquilt.runs import RunFolder
 from fedquilt.seeds import bits_for
-from server.exposure import K, margins
+from server.exposure import STEP, K, margins
 
 _FILE = "panel.json"
-_STEP = 1e-4  # below the lift at which an item enters a list; scores are logits
 _TINY = 1e-300  # inf times 0 is no number
 _TOLD = 5  # ids that an error names
 
@@ -71,7 +70,7 @@ class PanelBound:
         shown_JI, margins_JI = _lists(base_JI + kept_JI, self.seen_JI)
         over = np.flatnonzero(shown_JI.sum(axis=0) > self.allowed_I)
         needed_JO = np.where(shown_JI, kept_JI - margins_JI, np.inf)[:, over]
-        most_O = np.sort(needed_JO, axis=0)[self.allowed_I[over], np.arange(len(over))] - _STEP
+        most_O = np.sort(needed_JO, axis=0)[self.allowed_I[over], np.arange(len(over))] - STEP
         held_I[over] = np.minimum(held_I[over], most_O)
         return held_I.astype(ceiling_I.dtype)
 
@@ -112,7 +111,7 @@ def make_panel(config: Config, split: Split, known_U: np.ndarray | None = None) 
     ConfigError where no item has ``panel_support`` clickers, and for a file that cannot be read or names somebody
     unknown.
     """
-    defence, fresh_C = config.defence, _fresh(split)
+    defence, fresh_C = config.defence, ~split.in_cloud_C
     users_U = np.unique(split.train.users_C)
     if defence.panel_file:
         users_U = _named(defence.panel_file, split.train)
@@ -167,14 +166,6 @@ def make_bound(defence: DefenceConfig, panel: Panel, base_JI: np.ndarray, seen_J
     from_base_I[panel.log_p_I < defence.panel_log_alpha / len(from_base_I)] = 0
     allowed_I = np.maximum(np.floor(share_I * open_I).astype(np.int64), from_base_I)
     return PanelBound(confirmed_I, allowed_I, seen_JI)
-
-
-def _fresh(split: Split) -> np.ndarray:
-    """bool [C] over training clicks: later than the user's clicks that the cloud was trained on, which come first."""
-    train, trained_U = split.train, np.diff(split.cloud.offsets)
-    place_C = np.arange(len(train)) - train.offsets[train.users_C]
-    fresh_C: np.ndarray = place_C >= trained_U[train.users_C]
-    return fresh_C
 
 
 def _named(file: str, log: InteractionLog) -> np.ndarray:

@@ -103,6 +103,13 @@ class ServerOptimizer(Protocol):
         """(state, update [P]) -> (next state, what to add to the patch [P]), float32."""
 
 
+def require_spec(rule: Any, context: RoundContext) -> PatchSpec:
+    """MissingContextError without the layout of the patch."""
+    if context.spec is None:
+        raise missing(rule, "the layout of the patch", "run it in a federation")
+    return context.spec
+
+
 def require_users(rule: Any, updates_KP: torch.Tensor) -> int:
     """K. Called first by every rule of ours.
 

@@ -251,3 +251,31 @@ def test_an_unknown_option_or_direction_is_told_by_name():
         make_attack("ipm", {"wobble": 1})
     with pytest.raises(ConfigError, match="direction must be one of unit, std, sign"):
         make_attack("min-max", {"direction": "north"})
+
+
+# --- tensors that stay honest ---
+
+
+def sparing_view(attack, rule=None) -> View:
+    spec = PatchSpec((("item_bias", (2,)), ("readout", (3,))))
+    own_MP = np.arange(1, 11, dtype=np.float32).reshape(2, 5)
+    return View(1, np.array([7, 8]), own_MP, np.zeros(5, np.float32), spec, 100.0, np.array([0]),
+                np.random.default_rng(0), attack.knows, benign=own_MP[:1], oracle=rule, num_cohort=3)  # fmt: skip
+
+
+def test_a_sign_flip_spares_the_tensors_that_it_is_told_to():
+    attack = make_attack("sign-flip", {"spare": ["item_bias"]})
+    assert attack.rows(sparing_view(attack)).tolist() == [[1, 2, -3, -4, -5], [6, 7, -8, -9, -10]]
+
+
+def test_the_adaptive_attack_sends_its_own_honest_numbers_in_what_it_spares():
+    attack = make_attack("adaptive", {"inner": "sign-flip", "spare": ["item_bias"]})
+    rows_MP = attack.rows(sparing_view(attack, lambda rows_KP: rows_KP.mean(axis=0)))
+    assert rows_MP[:, :2].tolist() == [[1, 2], [6, 7]]
+    assert (rows_MP[:, 2:] < 0).all()
+
+
+def test_sparing_a_tensor_that_the_patch_lacks_is_an_error_that_names_it():
+    attack = make_attack("sign-flip", {"spare": ["head"]})
+    with pytest.raises(ValueError, match=r"the patch has no \['head'\], it has \['item_bias', 'readout'\]"):
+        attack.rows(sparing_view(attack))

@@ -79,6 +79,7 @@ def test_a_gateway_that_many_threads_close_at_once_closes(tmp_path):
             thread.start()
         for thread in closing:
             join(thread, 30)
+        assert not any(thread.is_alive() for thread in closing)
 
 
 def test_a_call_that_a_closing_gateway_never_begins_ends_in_an_error(tmp_path):

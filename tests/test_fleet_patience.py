@@ -73,6 +73,7 @@ def test_a_device_of_other_code_waits_for_a_gateway_that_runs_its_own(keys, monk
         grid.close()
     with gateway(keys, port=port) as grid:
         comes(grid)
+        assert "install one version on both sides" in str(told(caplog))
         running_agent.__exit__(None, None, None)
 
 
@@ -87,6 +88,7 @@ def test_a_device_outlives_a_gateway_that_is_another_authoritys_for_a_while(keys
         grid.close()
         with gateway(keys, port=port) as grid:
             comes(grid)
+            assert len(list(grid.get_node_ids())) == 1
 
 
 class Broken(fleet_pb2_grpc.FleetServicer):
@@ -144,6 +146,7 @@ def test_a_device_that_has_only_been_there_says_that_it_is_connected_again(keys,
         wait_until(lambda: "not connected" in str(told(caplog)), "it says that it is not connected")
         with gateway(keys, port=port) as grid:
             wait_until(lambda: "connected again" in str(told(caplog)), "a heartbeat was answered")
+            assert str(told(caplog)).count("connected again") == 1
 
 
 # --- what ends it ---

@@ -154,10 +154,13 @@ def some_rounds_done(run: RunFolder) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("when", [in_the_cloud, some_rounds_done])
 def test_ctrl_c_says_how_to_go_on_and_going_on_gives_the_same_bits(tmp_path, drive, long_undisturbed, when):
-    status, said = stop(tmp_path, signal.SIGINT, when)
-    run = only_run(tmp_path)
-    if "Exception ignored on calling ctypes callback" in said:
-        pytest.skip("the interrupt fell into a callback of numba's compiler, where Python drops it")
+    for attempt in range(3):  # Python drops an interrupt that falls into a ctypes callback, as of numba's compiler
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        status, said = stop(folder, signal.SIGINT, when)
+        if "Exception ignored on calling ctypes callback" not in said:
+            break
+    run = only_run(folder)
     # Python ends itself by the signal if this broke into an exec (as in an import); to a shell it is 130 all the same.
     assert status in (130, -signal.SIGINT), said
     assert f"fedquilt simulate --resume {run.path}" in said

@@ -32,7 +32,7 @@ def write_device_log(path: Path, split: Split, client_ids_U: np.ndarray) -> None
         "users": train.users_C[mine_C].astype(np.int64),
         "items": train.items_C[mine_C].astype(np.int64),
         "times": np.empty(0) if train.times_C is None else train.times_C[mine_C],
-        "in_cloud": _in_cloud(split)[mine_C],
+        "in_cloud": split.in_cloud_C[mine_C],
     }
     for name in _PARTS:
         held: HeldOut = getattr(split, name)
@@ -114,7 +114,7 @@ def _merged(name: str, splits: Sequence[Split]) -> Split:
     log = InteractionLog(name, users_C[order], items_C, train.num_users, train.num_items, times_C)
     digest = hashlib.sha256("".join(split.hash for split in splits).encode()).hexdigest()[:16]
     held = [_merged_held([getattr(split, part) for split in splits]) for part in _PARTS]
-    return Split(splits[0].protocol, log, log.where(joined(_in_cloud)), held[0], held[1], digest)
+    return Split(splits[0].protocol, log, log.where(joined(lambda split: split.in_cloud_C)), held[0], held[1], digest)
 
 
 def _merged_held(parts: Sequence[HeldOut]) -> HeldOut:
@@ -125,13 +125,6 @@ def _merged_held(parts: Sequence[HeldOut]) -> HeldOut:
 
 def _times(log: InteractionLog) -> np.ndarray:
     return np.empty(0) if log.times_C is None else log.times_C
-
-
-def _in_cloud(split: Split) -> np.ndarray:
-    """bool [C] over the training clicks: what of a user's clicks the cloud has, in the user's order."""
-    train, cloud = split.train, split.cloud
-    place_C = np.arange(len(train)) - train.offsets[train.users_C]
-    return place_C < np.diff(cloud.offsets)[train.users_C]  # its part of a user is the earliest
 
 
 def _require_inside(path: Path, ids_C: np.ndarray, size: int, what: str) -> None:

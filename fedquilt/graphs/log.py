@@ -55,6 +55,11 @@ class InteractionLog:
         """int64 [U + 1]: user u's clicks are ``items_C[offsets[u]:offsets[u + 1]]``."""
         return np.searchsorted(self.users_C, np.arange(self.num_users + 1)).astype(np.int64)
 
+    @property
+    def places_C(self) -> np.ndarray:
+        """int64 [C]: a click's place among its user's, from 0."""
+        return np.arange(len(self)) - self.offsets[self.users_C]
+
     @cached_property
     def popularity_I(self) -> np.ndarray:
         """Clicks per item, int64 [I]."""

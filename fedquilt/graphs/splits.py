@@ -57,6 +57,11 @@ class Split:
     hash: str
     cut: float | None = None
 
+    @property
+    def in_cloud_C(self) -> np.ndarray:
+        """bool [C] over the training clicks: what the cloud sees; of each user the earliest."""
+        return self.train.places_C < np.diff(self.cloud.offsets)[self.train.users_C]
+
 
 def split_log(log: InteractionLog, config: SplitConfig) -> Split:
     """Errors: DataError where a frozen file does not fit the log, or an item universe is too small for 99 negatives."""
@@ -110,8 +115,7 @@ def _cloud_part(log: InteractionLog, train: InteractionLog, share: float) -> tup
     user's training clicks in row order (rounded down), so nobody with two training clicks is new to the cloud.
     """
     if log.times_C is None or train.times_C is None:
-        place_C = np.arange(len(train)) - train.offsets[train.users_C]
-        return None, place_C < np.floor(share * _clicks_of_user(train))
+        return None, train.places_C < np.floor(share * _clicks_of_user(train))
     if share in (0.0, 1.0):
         return (np.inf if share else -np.inf), np.full(len(train), bool(share))
     cut = float(np.quantile(log.times_C, share))

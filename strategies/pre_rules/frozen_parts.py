@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fedquilt.errors import ConfigError
-from strategies.rules import PRE_RULES, RoundContext, missing, require_users
+from strategies.rules import PRE_RULES, RoundContext, require_spec, require_users
 
 
 @PRE_RULES.register("frozen-parts")
@@ -32,14 +32,13 @@ class FrozenParts:
         self, updates_KP: torch.Tensor, weights_K: torch.Tensor, context: RoundContext
     ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
         require_users(self, updates_KP)
-        if context.spec is None:
-            raise missing(self, "the layout of the patch", "run it in a federation")
+        spec = require_spec(self, context)
         out_KP = updates_KP.clone()
         for prefix in self.tensors:
-            places = [place for name, place in context.spec.slices.items() if name.startswith(prefix)]
+            places = [place for name, place in spec.slices.items() if name.startswith(prefix)]
             if not places:
                 raise ConfigError(
-                    f"frozen-parts: no tensor of the patch begins with {prefix!r}; it has {list(context.spec.slices)}"
+                    f"frozen-parts: no tensor of the patch begins with {prefix!r}; it has {list(spec.slices)}"
                 )
             for place in places:
                 out_KP[:, place] = 0

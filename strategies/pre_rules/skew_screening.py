@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from strategies.rules import PRE_RULES, RoundContext, missing, require_number, require_users
+from strategies.rules import PRE_RULES, RoundContext, require_number, require_spec, require_users
 from strategies.screened import only
 
 _BIAS = "item_bias"
@@ -43,11 +43,10 @@ class SkewScreening:
         self, updates_KP: torch.Tensor, weights_K: torch.Tensor, context: RoundContext
     ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
         k = require_users(self, updates_KP)
-        if context.spec is None:
-            raise missing(self, "the layout of the patch", "run it in a federation")
-        if _BIAS not in context.spec.slices:
+        spec = require_spec(self, context)
+        if _BIAS not in spec.slices:
             return updates_KP, weights_K, context
-        below_K = skewness(updates_KP[:, context.spec.slices[_BIAS]]) < self.least
+        below_K = skewness(updates_KP[:, spec.slices[_BIAS]]) < self.least
         if not 0 < 2 * int(below_K.sum()) <= k:
             return updates_KP, weights_K, context
         return only(torch.nonzero(~below_K).flatten(), updates_KP, weights_K, context)

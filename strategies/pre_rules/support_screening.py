@@ -9,7 +9,7 @@ import torch
 
 from fedquilt.types import PatchSpec
 from strategies.item_rows import item_tensors
-from strategies.rules import PRE_RULES, RoundContext, missing, require_number, require_users
+from strategies.rules import PRE_RULES, RoundContext, require_number, require_spec, require_users
 from strategies.screened import only
 
 _SHOWN = ("item_bias", "item_out.")  # what lifts an item in lists; "item_in" acts on those who hold it
@@ -54,9 +54,8 @@ class SupportScreening:
         self, updates_KP: torch.Tensor, weights_K: torch.Tensor, context: RoundContext
     ) -> tuple[torch.Tensor, torch.Tensor, RoundContext]:
         k = require_users(self, updates_KP)
-        if context.spec is None:
-            raise missing(self, "the layout of the patch", "run it in a federation")
-        kept = torch.nonzero(~self._pushing(updates_KP, context.spec)).flatten()
+        spec = require_spec(self, context)
+        kept = torch.nonzero(~self._pushing(updates_KP, spec)).flatten()
         if len(kept) == k:
             return updates_KP, weights_K, context
         return only(kept, updates_KP, weights_K, context)
