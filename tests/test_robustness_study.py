@@ -41,6 +41,11 @@ def test_what_a_rule_costs_without_attackers_is_a_share_of_the_means_gain():
     assert headline(CLEAN, RULE)["clean_cost"] == pytest.approx(0.2)
 
 
+def test_the_cost_is_told_log_by_log():
+    other = [row("mean", "none", 0.2, dataset="e"), row(RULE, "none", 0.19, dataset="e")]
+    assert "0.200 on d beside `mean`; 0.100 on e beside `mean`." in judged(CLEAN + other, RULE)
+
+
 def test_no_cost_is_told_where_the_mean_itself_gains_nothing():
     assert "clean_cost" not in headline([row("mean", "none", 0.101), row(RULE, "none", 0.1)], RULE)
 

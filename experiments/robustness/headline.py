@@ -64,7 +64,7 @@ def headline(rows: Sequence[Row], rule: str) -> dict[str, float]:
     all_verdicts = verdicts(ours)
     attacks = [verdict for verdict in all_verdicts if verdict.rows[0]["attack"] != NONE]
     worst: dict[str, Iterable[float | None]] = {
-        "clean_cost": _clean_costs(at_20pct, ours),
+        "clean_cost": clean_costs(at_20pct, ours).values(),
         "worst_ndcg_loss_20pct": [verdict.loss for verdict in attacks],
         "worst_er10_ratio_20pct": [verdict.ratio for verdict in attacks],
         "worst_er10_rise_20pct": [verdict.rise for verdict in attacks],
@@ -109,15 +109,15 @@ def _loss(part: Sequence[Row], clean: Sequence[Row], variant: str) -> tuple[floa
     return float(loss), float(t.ppf(0.975, count - 1) * spread)
 
 
-def _clean_costs(rows: Sequence[Row], ours: Sequence[Row]) -> list[float]:
-    """One for each log and plain mean that gains LEAST_GAIN and has clean runs with the seeds of the rule's."""
-    costs = []
+def clean_costs(rows: Sequence[Row], ours: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """By log and plain mean, of those that gain LEAST_GAIN and have clean runs with the seeds of the rule's."""
+    costs = {}
     for dataset, plain_rule in product(sorted({row["dataset"] for row in ours}), PLAIN):
         clean = [row for row in ours if row["dataset"] == dataset and row["attack"] == NONE and not row["options"]]
         plain = _clean_beside(clean, [row for row in rows if row["rule"] == plain_rule]) if clean else []
         clean = _clean_beside(plain, clean)
         if plain and (gain := _mean(plain, _ndcg) - _mean(plain, _base)) >= LEAST_GAIN:
-            costs.append((_mean(plain, _ndcg) - _mean(clean, _ndcg)) / gain)
+            costs[dataset, plain_rule] = (_mean(plain, _ndcg) - _mean(clean, _ndcg)) / gain
     return costs
 
 

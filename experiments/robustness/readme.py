@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import t
 
 from experiments.results import markdown_table, origin, read_results, replace_block
-from experiments.robustness.headline import Verdict, verdicts
+from experiments.robustness.headline import Verdict, clean_costs, verdicts
 
 Row = dict[str, Any]
 FIGURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
@@ -38,10 +38,13 @@ def update(readme: Path, results: Path) -> None:
 
 def judged(rows: Sequence[Row], rule: str) -> str:
     """What each attack got from one rule, 20 % malicious, the worst for honest NDCG@10 first; clean runs before all."""
-    ours = [row for row in rows if row["rule"] == rule and row["malicious"] == USUAL and not row.get("set")]
+    at_20pct = [row for row in rows if row["malicious"] == USUAL and not row.get("set")]
+    ours = [row for row in at_20pct if row["rule"] == rule]
+    costs = [f"{cost:.3f} on {log} beside `{plain}`" for (log, plain), cost in clean_costs(at_20pct, ours).items()]
     found = sorted(verdicts(ours), key=lambda v: (v.rows[0]["attack"] != NONE, -(v.loss or 0)))
     titles = ("log", "targets", "attack", "seeds", "NDCG@10 lost", "ER@10 clean", "attacked", "backdoor")
-    return markdown_table([*titles, "honest rejected", "tail", "malicious"], [_judged(verdict) for verdict in found])
+    table = markdown_table([*titles, "honest rejected", "tail", "malicious"], [_judged(verdict) for verdict in found])
+    return f"Share of the gain that it costs without an attack: {'; '.join(costs) or 'not measured'}.\n\n{table}"
 
 
 def _judged(verdict: Verdict) -> list[str]:
